@@ -1,0 +1,1 @@
+"""The gRPC edge: protobuf messages in and out, errors translated, nothing decided here."""

@@ -1,0 +1,405 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Reason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    REASON_UNSPECIFIED: _ClassVar[Reason]
+    VERSION_MISMATCH: _ClassVar[Reason]
+    UNAUTHENTICATED: _ClassVar[Reason]
+    NO_SUCH_ACCELERATOR: _ClassVar[Reason]
+    CAN_NEVER_FIT: _ClassVar[Reason]
+    NO_SUCH_SESSION: _ClassVar[Reason]
+    BUSY: _ClassVar[Reason]
+    KERNEL_FAILED: _ClassVar[Reason]
+    KERNEL_DIED: _ClassVar[Reason]
+    SESSIONS_OPEN: _ClassVar[Reason]
+    NOT_IMPLEMENTED: _ClassVar[Reason]
+    INVALID_REQUEST: _ClassVar[Reason]
+    NO_SUCH_BLOB: _ClassVar[Reason]
+    DIGEST_MISMATCH: _ClassVar[Reason]
+    SHUTTING_DOWN: _ClassVar[Reason]
+    INTERNAL: _ClassVar[Reason]
+    ADDRESS_REFUSED: _ClassVar[Reason]
+    INTERPRETER_REFUSED: _ClassVar[Reason]
+
+class Phase(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    PHASE_UNSPECIFIED: _ClassVar[Phase]
+    QUEUED: _ClassVar[Phase]
+    PLACING: _ClassVar[Phase]
+    MATERIALISING: _ClassVar[Phase]
+    STARTING: _ClassVar[Phase]
+    READY: _ClassVar[Phase]
+    CLOSED: _ClassVar[Phase]
+
+class KernelState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    KERNEL_STATE_UNSPECIFIED: _ClassVar[KernelState]
+    KERNEL_STARTING: _ClassVar[KernelState]
+    KERNEL_IDLE: _ClassVar[KernelState]
+    KERNEL_EXECUTING: _ClassVar[KernelState]
+    KERNEL_DEAD: _ClassVar[KernelState]
+REASON_UNSPECIFIED: Reason
+VERSION_MISMATCH: Reason
+UNAUTHENTICATED: Reason
+NO_SUCH_ACCELERATOR: Reason
+CAN_NEVER_FIT: Reason
+NO_SUCH_SESSION: Reason
+BUSY: Reason
+KERNEL_FAILED: Reason
+KERNEL_DIED: Reason
+SESSIONS_OPEN: Reason
+NOT_IMPLEMENTED: Reason
+INVALID_REQUEST: Reason
+NO_SUCH_BLOB: Reason
+DIGEST_MISMATCH: Reason
+SHUTTING_DOWN: Reason
+INTERNAL: Reason
+ADDRESS_REFUSED: Reason
+INTERPRETER_REFUSED: Reason
+PHASE_UNSPECIFIED: Phase
+QUEUED: Phase
+PLACING: Phase
+MATERIALISING: Phase
+STARTING: Phase
+READY: Phase
+CLOSED: Phase
+KERNEL_STATE_UNSPECIFIED: KernelState
+KERNEL_STARTING: KernelState
+KERNEL_IDLE: KernelState
+KERNEL_EXECUTING: KernelState
+KERNEL_DEAD: KernelState
+
+class Error(_message.Message):
+    __slots__ = ("reason", "message", "hint")
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    HINT_FIELD_NUMBER: _ClassVar[int]
+    reason: Reason
+    message: str
+    hint: str
+    def __init__(self, reason: _Optional[_Union[Reason, str]] = ..., message: _Optional[str] = ..., hint: _Optional[str] = ...) -> None: ...
+
+class HandshakeRequest(_message.Message):
+    __slots__ = ("protocol_version", "client_version")
+    PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_VERSION_FIELD_NUMBER: _ClassVar[int]
+    protocol_version: int
+    client_version: str
+    def __init__(self, protocol_version: _Optional[int] = ..., client_version: _Optional[str] = ...) -> None: ...
+
+class HandshakeResponse(_message.Message):
+    __slots__ = ("protocol_version", "agent_version", "node", "capabilities", "embedded", "pid")
+    PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    AGENT_VERSION_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    CAPABILITIES_FIELD_NUMBER: _ClassVar[int]
+    EMBEDDED_FIELD_NUMBER: _ClassVar[int]
+    PID_FIELD_NUMBER: _ClassVar[int]
+    protocol_version: int
+    agent_version: str
+    node: Node
+    capabilities: _containers.RepeatedScalarFieldContainer[str]
+    embedded: bool
+    pid: int
+    def __init__(self, protocol_version: _Optional[int] = ..., agent_version: _Optional[str] = ..., node: _Optional[_Union[Node, _Mapping]] = ..., capabilities: _Optional[_Iterable[str]] = ..., embedded: bool = ..., pid: _Optional[int] = ...) -> None: ...
+
+class Node(_message.Message):
+    __slots__ = ("id", "hostname", "platform", "cpu_count", "memory_bytes", "driver_version")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    HOSTNAME_FIELD_NUMBER: _ClassVar[int]
+    PLATFORM_FIELD_NUMBER: _ClassVar[int]
+    CPU_COUNT_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DRIVER_VERSION_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    hostname: str
+    platform: str
+    cpu_count: int
+    memory_bytes: int
+    driver_version: str
+    def __init__(self, id: _Optional[str] = ..., hostname: _Optional[str] = ..., platform: _Optional[str] = ..., cpu_count: _Optional[int] = ..., memory_bytes: _Optional[int] = ..., driver_version: _Optional[str] = ...) -> None: ...
+
+class Accelerator(_message.Message):
+    __slots__ = ("id", "index", "type", "product_name", "memory_bytes", "simulated", "shared", "node_id", "session_id")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    TYPE_FIELD_NUMBER: _ClassVar[int]
+    PRODUCT_NAME_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SIMULATED_FIELD_NUMBER: _ClassVar[int]
+    SHARED_FIELD_NUMBER: _ClassVar[int]
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    index: int
+    type: str
+    product_name: str
+    memory_bytes: int
+    simulated: bool
+    shared: bool
+    node_id: str
+    session_id: str
+    def __init__(self, id: _Optional[str] = ..., index: _Optional[int] = ..., type: _Optional[str] = ..., product_name: _Optional[str] = ..., memory_bytes: _Optional[int] = ..., simulated: bool = ..., shared: bool = ..., node_id: _Optional[str] = ..., session_id: _Optional[str] = ...) -> None: ...
+
+class Offer(_message.Message):
+    __slots__ = ("type", "memory_bytes", "total", "free", "queued", "simulated", "shared", "node_hostname")
+    TYPE_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_FIELD_NUMBER: _ClassVar[int]
+    FREE_FIELD_NUMBER: _ClassVar[int]
+    QUEUED_FIELD_NUMBER: _ClassVar[int]
+    SIMULATED_FIELD_NUMBER: _ClassVar[int]
+    SHARED_FIELD_NUMBER: _ClassVar[int]
+    NODE_HOSTNAME_FIELD_NUMBER: _ClassVar[int]
+    type: str
+    memory_bytes: int
+    total: int
+    free: int
+    queued: int
+    simulated: bool
+    shared: bool
+    node_hostname: str
+    def __init__(self, type: _Optional[str] = ..., memory_bytes: _Optional[int] = ..., total: _Optional[int] = ..., free: _Optional[int] = ..., queued: _Optional[int] = ..., simulated: bool = ..., shared: bool = ..., node_hostname: _Optional[str] = ...) -> None: ...
+
+class ListOffersRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListOffersResponse(_message.Message):
+    __slots__ = ("offers",)
+    OFFERS_FIELD_NUMBER: _ClassVar[int]
+    offers: _containers.RepeatedCompositeFieldContainer[Offer]
+    def __init__(self, offers: _Optional[_Iterable[_Union[Offer, _Mapping]]] = ...) -> None: ...
+
+class WatchPoolRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class PoolState(_message.Message):
+    __slots__ = ("offers", "accelerators", "sessions", "node")
+    OFFERS_FIELD_NUMBER: _ClassVar[int]
+    ACCELERATORS_FIELD_NUMBER: _ClassVar[int]
+    SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    offers: _containers.RepeatedCompositeFieldContainer[Offer]
+    accelerators: _containers.RepeatedCompositeFieldContainer[Accelerator]
+    sessions: _containers.RepeatedCompositeFieldContainer[SessionInfo]
+    node: Node
+    def __init__(self, offers: _Optional[_Iterable[_Union[Offer, _Mapping]]] = ..., accelerators: _Optional[_Iterable[_Union[Accelerator, _Mapping]]] = ..., sessions: _Optional[_Iterable[_Union[SessionInfo, _Mapping]]] = ..., node: _Optional[_Union[Node, _Mapping]] = ...) -> None: ...
+
+class Spec(_message.Message):
+    __slots__ = ("alternatives", "text")
+    ALTERNATIVES_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    alternatives: _containers.RepeatedCompositeFieldContainer[Alternative]
+    text: str
+    def __init__(self, alternatives: _Optional[_Iterable[_Union[Alternative, _Mapping]]] = ..., text: _Optional[str] = ...) -> None: ...
+
+class Alternative(_message.Message):
+    __slots__ = ("type", "count", "min_memory_bytes")
+    TYPE_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    MIN_MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    type: str
+    count: int
+    min_memory_bytes: int
+    def __init__(self, type: _Optional[str] = ..., count: _Optional[int] = ..., min_memory_bytes: _Optional[int] = ...) -> None: ...
+
+class OpenSessionRequest(_message.Message):
+    __slots__ = ("spec", "notebook_id", "notebook_name", "python", "working_folder", "no_wait", "existing_only")
+    SPEC_FIELD_NUMBER: _ClassVar[int]
+    NOTEBOOK_ID_FIELD_NUMBER: _ClassVar[int]
+    NOTEBOOK_NAME_FIELD_NUMBER: _ClassVar[int]
+    PYTHON_FIELD_NUMBER: _ClassVar[int]
+    WORKING_FOLDER_FIELD_NUMBER: _ClassVar[int]
+    NO_WAIT_FIELD_NUMBER: _ClassVar[int]
+    EXISTING_ONLY_FIELD_NUMBER: _ClassVar[int]
+    spec: Spec
+    notebook_id: str
+    notebook_name: str
+    python: str
+    working_folder: str
+    no_wait: bool
+    existing_only: bool
+    def __init__(self, spec: _Optional[_Union[Spec, _Mapping]] = ..., notebook_id: _Optional[str] = ..., notebook_name: _Optional[str] = ..., python: _Optional[str] = ..., working_folder: _Optional[str] = ..., no_wait: bool = ..., existing_only: bool = ...) -> None: ...
+
+class SessionUpdate(_message.Message):
+    __slots__ = ("phase", "queue_position", "queue_length", "detail", "session", "existing")
+    PHASE_FIELD_NUMBER: _ClassVar[int]
+    QUEUE_POSITION_FIELD_NUMBER: _ClassVar[int]
+    QUEUE_LENGTH_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    EXISTING_FIELD_NUMBER: _ClassVar[int]
+    phase: Phase
+    queue_position: int
+    queue_length: int
+    detail: str
+    session: SessionInfo
+    existing: bool
+    def __init__(self, phase: _Optional[_Union[Phase, str]] = ..., queue_position: _Optional[int] = ..., queue_length: _Optional[int] = ..., detail: _Optional[str] = ..., session: _Optional[_Union[SessionInfo, _Mapping]] = ..., existing: bool = ...) -> None: ...
+
+class Lease(_message.Message):
+    __slots__ = ("id", "accelerator_ids", "granted_unix_s", "expires_unix_s")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    ACCELERATOR_IDS_FIELD_NUMBER: _ClassVar[int]
+    GRANTED_UNIX_S_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_UNIX_S_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    accelerator_ids: _containers.RepeatedScalarFieldContainer[str]
+    granted_unix_s: float
+    expires_unix_s: float
+    def __init__(self, id: _Optional[str] = ..., accelerator_ids: _Optional[_Iterable[str]] = ..., granted_unix_s: _Optional[float] = ..., expires_unix_s: _Optional[float] = ...) -> None: ...
+
+class SessionInfo(_message.Message):
+    __slots__ = ("id", "notebook_id", "notebook_name", "spec_text", "phase", "lease", "accelerators", "node", "kernel_state", "kernel_generation", "created_unix_s", "last_active_unix_s", "executing", "executions", "kernel_exit", "python_version", "working_folder")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    NOTEBOOK_ID_FIELD_NUMBER: _ClassVar[int]
+    NOTEBOOK_NAME_FIELD_NUMBER: _ClassVar[int]
+    SPEC_TEXT_FIELD_NUMBER: _ClassVar[int]
+    PHASE_FIELD_NUMBER: _ClassVar[int]
+    LEASE_FIELD_NUMBER: _ClassVar[int]
+    ACCELERATORS_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    KERNEL_STATE_FIELD_NUMBER: _ClassVar[int]
+    KERNEL_GENERATION_FIELD_NUMBER: _ClassVar[int]
+    CREATED_UNIX_S_FIELD_NUMBER: _ClassVar[int]
+    LAST_ACTIVE_UNIX_S_FIELD_NUMBER: _ClassVar[int]
+    EXECUTING_FIELD_NUMBER: _ClassVar[int]
+    EXECUTIONS_FIELD_NUMBER: _ClassVar[int]
+    KERNEL_EXIT_FIELD_NUMBER: _ClassVar[int]
+    PYTHON_VERSION_FIELD_NUMBER: _ClassVar[int]
+    WORKING_FOLDER_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    notebook_id: str
+    notebook_name: str
+    spec_text: str
+    phase: Phase
+    lease: Lease
+    accelerators: _containers.RepeatedCompositeFieldContainer[Accelerator]
+    node: Node
+    kernel_state: KernelState
+    kernel_generation: int
+    created_unix_s: float
+    last_active_unix_s: float
+    executing: Execution
+    executions: int
+    kernel_exit: KernelExit
+    python_version: str
+    working_folder: str
+    def __init__(self, id: _Optional[str] = ..., notebook_id: _Optional[str] = ..., notebook_name: _Optional[str] = ..., spec_text: _Optional[str] = ..., phase: _Optional[_Union[Phase, str]] = ..., lease: _Optional[_Union[Lease, _Mapping]] = ..., accelerators: _Optional[_Iterable[_Union[Accelerator, _Mapping]]] = ..., node: _Optional[_Union[Node, _Mapping]] = ..., kernel_state: _Optional[_Union[KernelState, str]] = ..., kernel_generation: _Optional[int] = ..., created_unix_s: _Optional[float] = ..., last_active_unix_s: _Optional[float] = ..., executing: _Optional[_Union[Execution, _Mapping]] = ..., executions: _Optional[int] = ..., kernel_exit: _Optional[_Union[KernelExit, _Mapping]] = ..., python_version: _Optional[str] = ..., working_folder: _Optional[str] = ...) -> None: ...
+
+class Execution(_message.Message):
+    __slots__ = ("request_id", "execution_count", "started_unix_s")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    EXECUTION_COUNT_FIELD_NUMBER: _ClassVar[int]
+    STARTED_UNIX_S_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    execution_count: int
+    started_unix_s: float
+    def __init__(self, request_id: _Optional[str] = ..., execution_count: _Optional[int] = ..., started_unix_s: _Optional[float] = ...) -> None: ...
+
+class KernelExit(_message.Message):
+    __slots__ = ("exit_code", "signal", "stderr_tail", "asked_for")
+    EXIT_CODE_FIELD_NUMBER: _ClassVar[int]
+    SIGNAL_FIELD_NUMBER: _ClassVar[int]
+    STDERR_TAIL_FIELD_NUMBER: _ClassVar[int]
+    ASKED_FOR_FIELD_NUMBER: _ClassVar[int]
+    exit_code: int
+    signal: int
+    stderr_tail: str
+    asked_for: bool
+    def __init__(self, exit_code: _Optional[int] = ..., signal: _Optional[int] = ..., stderr_tail: _Optional[str] = ..., asked_for: bool = ...) -> None: ...
+
+class ListSessionsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListSessionsResponse(_message.Message):
+    __slots__ = ("sessions",)
+    SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    sessions: _containers.RepeatedCompositeFieldContainer[SessionInfo]
+    def __init__(self, sessions: _Optional[_Iterable[_Union[SessionInfo, _Mapping]]] = ...) -> None: ...
+
+class RenewLeaseRequest(_message.Message):
+    __slots__ = ("session_id", "duration_s")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    DURATION_S_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    duration_s: float
+    def __init__(self, session_id: _Optional[str] = ..., duration_s: _Optional[float] = ...) -> None: ...
+
+class RenewLeaseResponse(_message.Message):
+    __slots__ = ("lease",)
+    LEASE_FIELD_NUMBER: _ClassVar[int]
+    lease: Lease
+    def __init__(self, lease: _Optional[_Union[Lease, _Mapping]] = ...) -> None: ...
+
+class CloseSessionRequest(_message.Message):
+    __slots__ = ("session_id",)
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    def __init__(self, session_id: _Optional[str] = ...) -> None: ...
+
+class CloseSessionResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class WatchSamplesRequest(_message.Message):
+    __slots__ = ("history_s", "accelerator_ids")
+    HISTORY_S_FIELD_NUMBER: _ClassVar[int]
+    ACCELERATOR_IDS_FIELD_NUMBER: _ClassVar[int]
+    history_s: float
+    accelerator_ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, history_s: _Optional[float] = ..., accelerator_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class SampleBatch(_message.Message):
+    __slots__ = ("samples",)
+    SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    samples: _containers.RepeatedCompositeFieldContainer[Sample]
+    def __init__(self, samples: _Optional[_Iterable[_Union[Sample, _Mapping]]] = ...) -> None: ...
+
+class Sample(_message.Message):
+    __slots__ = ("accelerator_id", "time_unix_s", "simulated", "utilisation_percent", "memory_used_bytes", "memory_total_bytes", "power_watts", "power_limit_watts", "temperature_celsius", "sm_clock_mhz", "memory_clock_mhz", "session_id")
+    ACCELERATOR_ID_FIELD_NUMBER: _ClassVar[int]
+    TIME_UNIX_S_FIELD_NUMBER: _ClassVar[int]
+    SIMULATED_FIELD_NUMBER: _ClassVar[int]
+    UTILISATION_PERCENT_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_USED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
+    POWER_WATTS_FIELD_NUMBER: _ClassVar[int]
+    POWER_LIMIT_WATTS_FIELD_NUMBER: _ClassVar[int]
+    TEMPERATURE_CELSIUS_FIELD_NUMBER: _ClassVar[int]
+    SM_CLOCK_MHZ_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_CLOCK_MHZ_FIELD_NUMBER: _ClassVar[int]
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    accelerator_id: str
+    time_unix_s: float
+    simulated: bool
+    utilisation_percent: float
+    memory_used_bytes: int
+    memory_total_bytes: int
+    power_watts: float
+    power_limit_watts: float
+    temperature_celsius: float
+    sm_clock_mhz: int
+    memory_clock_mhz: int
+    session_id: str
+    def __init__(self, accelerator_id: _Optional[str] = ..., time_unix_s: _Optional[float] = ..., simulated: bool = ..., utilisation_percent: _Optional[float] = ..., memory_used_bytes: _Optional[int] = ..., memory_total_bytes: _Optional[int] = ..., power_watts: _Optional[float] = ..., power_limit_watts: _Optional[float] = ..., temperature_celsius: _Optional[float] = ..., sm_clock_mhz: _Optional[int] = ..., memory_clock_mhz: _Optional[int] = ..., session_id: _Optional[str] = ...) -> None: ...
+
+class ShutdownRequest(_message.Message):
+    __slots__ = ("close_sessions",)
+    CLOSE_SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    close_sessions: bool
+    def __init__(self, close_sessions: bool = ...) -> None: ...
+
+class ShutdownResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
