@@ -19,6 +19,10 @@ _NOISE = re.compile(
     r"\b(NVIDIA|TESLA|GEFORCE|QUADRO|AMD|INSTINCT|GPU|PCIE|SXM\d?|HBM\d?E?|NVL|GENERATION|GRAPHICS|LAPTOP)\b"
 )
 _MEMORY = re.compile(r"\b(\d+) ?G(?:I?B)?\b")
+_MIG = re.compile(r"\bMIG ((?:\d+C\.)?\d+G\.(\d+)GB(?:\+[A-Z.]+)*)")
+"""A slice's profile as the driver names it: `1g.10gb`, `1c.3g.20gb`, `1g.10gb+me`."""
+_NOMINAL_TOLERANCE = 0.12
+"""By how much what a driver reports differs from the nominal memory: an A10 of 24 GB reports 24.15, a 192 GiB one 206."""
 
 
 def canonical_type(name: str) -> tuple[str, int | None]:
@@ -32,8 +36,13 @@ def canonical_type(name: str) -> tuple[str, int | None]:
     ('RTX-4090', None)
     >>> canonical_type("NVIDIA RTX 6000 Ada Generation")
     ('RTX-6000-ADA', None)
+    >>> canonical_type("NVIDIA H100 80GB HBM3 MIG 1g.10gb")
+    ('H100-MIG-1G.10GB', 10)
     """
     text = re.sub(r"[\s_\-/]+", " ", name.upper()).strip()
+    if slice_found := _MIG.search(text):
+        whole, _ = canonical_type(text[: slice_found.start()])
+        return f"{whole}-MIG-{slice_found.group(1)}", int(slice_found.group(2))
     found = _MEMORY.search(text)
     memory_gb = int(found.group(1)) if found else None
     text = _MEMORY.sub(" ", text)
@@ -42,3 +51,17 @@ def canonical_type(name: str) -> tuple[str, int | None]:
     if len(words) == 1 and (glued := re.fullmatch(r"(RTX)(A?\d{4})(ADA)?", words[0])):
         words = [word for word in glued.groups() if word]
     return "-".join(words), memory_gb
+
+
+def nominal_memory_bytes(name: str, reported_bytes: int) -> int:
+    """Returns the capacity by which the accelerator is sold, in bytes; 80 GB are 80 * 10^9.
+
+    Args:
+        name: As the driver says it.
+        reported_bytes: Total memory as the driver says it, which is a few percent more or less.
+    """
+    accelerator_type, named_gb = canonical_type(name)
+    for nominal_gb in (named_gb, NOMINAL_MEMORY_GB.get(accelerator_type)):
+        if nominal_gb and abs(reported_bytes - nominal_gb * 10**9) <= _NOMINAL_TOLERANCE * nominal_gb * 10**9:
+            return nominal_gb * 10**9
+    return round(reported_bytes / 2**30) * 10**9 or reported_bytes

@@ -1,0 +1,177 @@
+"""`nbgpu` in the terminal: the agent of this machine, its offers and its sessions."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+from nbgpu_protocol.discovery import LOG_FILE, agent_folder
+from nbgpu_protocol.v1 import pool_pb2
+
+import nbgpu
+from nbgpu import errors, words
+from nbgpu.client.discovery import connect
+from nbgpu.client.embedded import ensure_agent, find_agent
+from nbgpu.client.pool import Pool
+
+Command = Callable[[argparse.Namespace], Coroutine[Any, Any, int]]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit code. Data goes to standard output, everything else to standard error."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:2] == ["agent", "serve"]:
+        return _serve(given[2:])
+    options = _parser().parse_args(given)
+    try:
+        code: int = asyncio.run(options.command(options))
+        return code
+    except errors.Error as error:
+        print(f"nbgpu: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader, such as `head`, has left
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="nbgpu", description="GPUs for the notebook that you already have open.")
+    parser.add_argument("--version", action="version", version=f"nbgpu {nbgpu.__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, command: Command, text: str, parent: Any = commands) -> argparse.ArgumentParser:
+        made: argparse.ArgumentParser = parent.add_parser(name, help=text, description=text)
+        made.set_defaults(command=command)
+        return made
+
+    add("offers", _offers, "the accelerators that there are")
+    add("sessions", _sessions, "all sessions, of all notebooks")
+    for name, command, text in (
+        ("close", _close, "end a session and free its accelerators"),
+        ("interrupt", _interrupt, "interrupt what runs in a session"),
+        ("restart", _restart, "give a session a fresh kernel on the same accelerators"),
+        ("logs", _logs, "what a session's process wrote outside of cells"),
+    ):
+        add(name, command, text).add_argument("session", help="the session's id, or the beginning of it")
+    agent = commands.add_parser("agent", help="this machine's agent").add_subparsers(required=True, metavar="COMMAND")
+    agent.add_parser("serve", help="run an agent here, until it is stopped", add_help=False)
+    add("start", _agent_start, "start this machine's agent in the background, if it does not run", agent)
+    add("status", _agent_status, "whether this machine's agent runs", agent)
+    stop = add("stop", _agent_stop, "end this machine's agent", agent)
+    stop.add_argument("--force", action="store_true", help="with all its sessions")
+    add("log", _agent_log, "what this machine's agent wrote to its log", agent)
+    return parser
+
+
+def _serve(arguments: list[str]) -> int:
+    """Becomes the agent, which is a program of its own; its options are documented by `--help`."""
+    command = [sys.executable, "-m", "nbgpu_agent", *arguments]
+    if sys.platform != "win32":
+        os.execv(sys.executable, command)
+    return subprocess.call(command)
+
+
+async def _offers(_: argparse.Namespace) -> int:
+    async with await _pool() as pool:
+        print(words.offers_table(await pool.list_offers()))
+    return 0
+
+
+async def _sessions(_: argparse.Namespace) -> int:
+    async with await _pool() as pool:
+        print(words.sessions_table(await pool.list_sessions()))
+    return 0
+
+
+async def _close(options: argparse.Namespace) -> int:
+    async with await _pool(start=False) as pool:
+        info = await _find(pool, options.session)
+        await pool.close_session(info.id)
+    print(f"closed session {info.id}; {words.accelerators_in_words(info.accelerators)} is free again")
+    return 0
+
+
+async def _interrupt(options: argparse.Namespace) -> int:
+    async with await _pool(start=False) as pool:
+        info = await _find(pool, options.session)
+        delivered = await pool.interrupt(info.id)
+    print("interrupted" if delivered else "nothing was running")
+    return 0
+
+
+async def _restart(options: argparse.Namespace) -> int:
+    async with await _pool(start=False) as pool:
+        info = await _find(pool, options.session)
+        await pool.restart(info.id)
+    print(f"session {info.id} has a fresh kernel; its variables are gone")
+    return 0
+
+
+async def _logs(options: argparse.Namespace) -> int:
+    async with await _pool(start=False) as pool:
+        info = await _find(pool, options.session)
+        sys.stdout.write(await pool.read_log(info.id))
+    return 0
+
+
+async def _agent_start(_: argparse.Namespace) -> int:
+    record = await ensure_agent(on_progress=lambda text: print(f"{text} …", file=sys.stderr))
+    print(f"the agent runs as process {record.pid}, version {record.version}")
+    return 0
+
+
+async def _agent_status(_: argparse.Namespace) -> int:
+    record = await find_agent()
+    if record is None:
+        print("no agent runs here; the first `%%gpu` cell, or `nbgpu agent start`, starts one")
+        return 1
+    async with Pool(record.address, record.token) as pool:
+        sessions = await pool.list_sessions()
+        print(f"the agent runs as process {record.pid}, version {record.version}, {len(sessions)} sessions open")
+        print(words.offers_table(await pool.list_offers()))
+    return 0
+
+
+async def _agent_stop(options: argparse.Namespace) -> int:
+    record = await find_agent()
+    if record is None:
+        print("no agent runs here")
+        return 0
+    async with Pool(record.address, record.token) as pool:
+        try:
+            await pool.shut_down(close_sessions=options.force)
+        except errors.SessionsOpenError as error:
+            hint = "close them, or end the agent with all of them by `nbgpu agent stop --force`"
+            raise errors.SessionsOpenError(error.message(), hint) from error
+    print(f"the agent (process {record.pid}) has ended")
+    return 0
+
+
+async def _agent_log(_: argparse.Namespace) -> int:
+    path = agent_folder() / LOG_FILE
+    try:
+        sys.stdout.write(path.read_text(errors="replace"))
+    except FileNotFoundError:
+        print(f"there is no log at {path}", file=sys.stderr)
+        return 1
+    return 0
+
+
+async def _pool(*, start: bool = True) -> Pool:
+    pool, _ = await connect(start=start, on_progress=lambda text: print(f"{text} …", file=sys.stderr))
+    return pool
+
+
+async def _find(pool: Pool, prefix: str) -> pool_pb2.SessionInfo:
+    matching = [info for info in await pool.list_sessions() if info.id.startswith(prefix)]
+    if len(matching) != 1:
+        many = "more than one session" if matching else "no session"
+        raise errors.NoSuchSessionError(f"{many} has an id that begins with {prefix}", "list them by `nbgpu sessions`")
+    return matching[0]

@@ -1,0 +1,1 @@
+"""Talks to agents: finds or starts this machine's, calls it, keeps a session's message stream alive."""

@@ -1,0 +1,81 @@
+"""Which pool a process uses: the one that the environment names, else this machine's own agent."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import psutil
+
+from nbgpu import errors
+from nbgpu.client.embedded import ensure_agent, find_agent
+from nbgpu.client.pool import Pool
+
+ADDRESS_VARIABLE = "NBGPU_AGENT_ADDRESS"
+TOKEN_VARIABLE = "NBGPU_AGENT_TOKEN"
+
+
+@dataclass(frozen=True)
+class PoolAddress:
+    """How to reach a pool."""
+
+    address: str
+    token: str
+    agent_pid: int | None = None
+    """Of an agent on this machine; None elsewhere."""
+
+    @property
+    def is_embedded(self) -> bool:
+        return self.agent_pid is not None
+
+    def is_agent_gone(self) -> bool:
+        """Returns whether the agent is known to have ended; False for one that cannot be looked at from here."""
+        return self.agent_pid is not None and not psutil.pid_exists(self.agent_pid)
+
+
+def configured_address() -> PoolAddress | None:
+    """Returns the pool that NBGPU_AGENT_ADDRESS and NBGPU_AGENT_TOKEN name, or None.
+
+    Raises:
+        AuthenticationError: There is an address without a token.
+    """
+    address = os.environ.get(ADDRESS_VARIABLE)
+    if not address:
+        return None
+    token = os.environ.get(TOKEN_VARIABLE)
+    if not token:
+        raise errors.AuthenticationError(f"{ADDRESS_VARIABLE} is set to {address}, but {TOKEN_VARIABLE} is not set")
+    return PoolAddress(address, token)
+
+
+async def find_address(*, start: bool, on_progress: Callable[[str], None] | None = None) -> PoolAddress | None:
+    """Returns the pool to use.
+
+    Args:
+        start: Start this machine's agent if it does not run; otherwise None is returned then.
+        on_progress: Told in words what takes long.
+    """
+    configured = configured_address()
+    if configured is not None:
+        return configured
+    record = await ensure_agent(on_progress=on_progress) if start else await find_agent()
+    return PoolAddress(record.address, record.token, record.pid) if record else None
+
+
+async def connect(*, start: bool, on_progress: Callable[[str], None] | None = None) -> tuple[Pool, PoolAddress]:
+    """Connects to the pool to use, after comparing versions.
+
+    Raises:
+        AgentUnreachableError: None runs, and `start` is not set.
+    """
+    address = await find_address(start=start, on_progress=on_progress)
+    if address is None:
+        raise errors.AgentUnreachableError("no agent runs on this machine", "the first `%%gpu` cell starts one")
+    pool = Pool(address.address, address.token)
+    try:
+        await pool.handshake()
+    except BaseException:
+        await pool.close()
+        raise
+    return pool, address

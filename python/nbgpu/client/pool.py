@@ -1,0 +1,166 @@
+"""A connection to a pool: its RPCs as coroutines, with deadlines, and with failures translated."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from types import TracebackType
+from typing import Any
+
+import grpc
+import grpc.aio
+from nbgpu_protocol import VERSION
+from nbgpu_protocol.v1 import pool_pb2, pool_pb2_grpc, session_pb2, session_pb2_grpc
+
+import nbgpu
+from nbgpu import errors
+
+DEADLINE_S = 10.0
+"""For calls that ask the agent for what it knows already."""
+KERNEL_DEADLINE_S = 120.0
+"""For calls that end or start a kernel."""
+
+_CHANNEL_OPTIONS: Sequence[tuple[str, Any]] = (
+    ("grpc.default_authority", "localhost"),  # a Unix socket's path is no authority
+    ("grpc.max_receive_message_length", 8 << 20),
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+)
+
+
+class Pool:
+    """A connection to one agent, usable on the event loop on which it was made.
+
+    Args:
+        address: gRPC target: `unix:/path` or `127.0.0.1:port`.
+        token: The agent's token; sent with every call.
+
+    Raises:
+        NotOfferedError: The address is neither a Unix socket nor on loopback.
+    """
+
+    def __init__(self, address: str, token: str) -> None:
+        refuse_open_network(address)
+        self.address = address
+        self._channel = grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS)
+        self.metadata = (("authorization", f"Bearer {token}"),)
+        self._pool = pool_pb2_grpc.PoolStub(self._channel)
+        self.session = session_pb2_grpc.SessionStub(self._channel)
+
+    async def __aenter__(self) -> Pool:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, frames: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+    async def handshake(self) -> pool_pb2.HandshakeResponse:
+        """Compares versions.
+
+        Raises:
+            VersionMismatchError: The agent speaks another version of the protocol.
+        """
+        request = pool_pb2.HandshakeRequest(protocol_version=VERSION, client_version=nbgpu.__version__)
+        with _translated():
+            response: pool_pb2.HandshakeResponse = await self._pool.Handshake(request, **self._call(DEADLINE_S))
+        return response
+
+    async def list_offers(self) -> list[pool_pb2.Offer]:
+        with _translated():
+            response = await self._pool.ListOffers(pool_pb2.ListOffersRequest(), **self._call(DEADLINE_S))
+        return list(response.offers)
+
+    async def list_sessions(self) -> list[pool_pb2.SessionInfo]:
+        with _translated():
+            response = await self._pool.ListSessions(pool_pb2.ListSessionsRequest(), **self._call(DEADLINE_S))
+        return list(response.sessions)
+
+    async def watch(self) -> AsyncIterator[pool_pb2.PoolState]:
+        """Yields the pool's whole state now, and again after every change."""
+        with _translated():
+            async for state in self._pool.WatchPool(pool_pb2.WatchPoolRequest(), metadata=self.metadata):
+                yield state
+
+    async def open_session(self, request: pool_pb2.OpenSessionRequest) -> AsyncGenerator[pool_pb2.SessionUpdate, None]:
+        """Yields what is happening until the session is ready; leaving the iteration early withdraws the request."""
+        call = self._pool.OpenSession(request, metadata=self.metadata)
+        try:
+            with _translated():
+                async for update in call:
+                    yield update
+        finally:
+            call.cancel()
+
+    async def close_session(self, session_id: str) -> None:
+        request = pool_pb2.CloseSessionRequest(session_id=session_id)
+        with _translated():
+            await self._pool.CloseSession(request, **self._call(KERNEL_DEADLINE_S))
+
+    async def watch_samples(self, history_s: float = 0) -> AsyncIterator[pool_pb2.SampleBatch]:
+        """Yields the recorded samples of the last `history_s` seconds, then one batch a sampling interval."""
+        request = pool_pb2.WatchSamplesRequest(history_s=history_s)
+        with _translated():
+            async for batch in self._pool.WatchSamples(request, metadata=self.metadata):
+                yield batch
+
+    async def shut_down(self, *, close_sessions: bool) -> None:
+        """Ends the agent.
+
+        Raises:
+            SessionsOpenError: It has sessions, and `close_sessions` is not set.
+        """
+        request = pool_pb2.ShutdownRequest(close_sessions=close_sessions)
+        with _translated():
+            await self._pool.Shutdown(request, **self._call(KERNEL_DEADLINE_S))
+
+    async def interrupt(self, session_id: str, request_id: str = "", *, escalate: bool = False) -> bool:
+        """Signals what runs in the session; returns whether something did."""
+        request = session_pb2.InterruptRequest(session_id=session_id, request_id=request_id, escalate=escalate)
+        with _translated():
+            response = await self.session.Interrupt(request, **self._call(KERNEL_DEADLINE_S))
+        return bool(response.delivered)
+
+    async def restart(self, session_id: str) -> pool_pb2.SessionInfo:
+        request = session_pb2.RestartRequest(session_id=session_id)
+        with _translated():
+            response = await self.session.Restart(request, **self._call(KERNEL_DEADLINE_S))
+        info: pool_pb2.SessionInfo = response.session
+        return info
+
+    async def read_log(self, session_id: str, tail_bytes: int = 0) -> str:
+        request = session_pb2.ReadLogRequest(session_id=session_id, tail_bytes=tail_bytes)
+        with _translated():
+            response = await self.session.ReadLog(request, **self._call(DEADLINE_S))
+        return str(response.text)
+
+    def _call(self, deadline_s: float) -> dict[str, Any]:
+        return {"metadata": self.metadata, "timeout": deadline_s}
+
+
+@contextlib.contextmanager
+def _translated() -> Any:
+    try:
+        yield
+    except grpc.RpcError as error:
+        raise errors.from_rpc_error(error) from error
+
+
+def refuse_open_network(address: str) -> None:
+    """Refuses an address on which a token would travel unencrypted.
+
+    Raises:
+        NotOfferedError: The address is neither a Unix socket nor on loopback.
+    """
+    host = address.rpartition(":")[0].strip("[]")
+    if not address.startswith("unix:") and host not in ("127.0.0.1", "::1", "localhost"):
+        raise errors.NotOfferedError(
+            f"{address} is neither a Unix socket nor on loopback, and this version has no TLS",
+            "reach the agent through an SSH tunnel: `ssh -L 7443:127.0.0.1:7443 HOST`, then use 127.0.0.1:7443",
+        )

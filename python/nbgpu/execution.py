@@ -1,0 +1,142 @@
+"""One request to a session's kernel, from its sending to its outcome, as the thread that waits for it sees it."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import getpass
+import json
+import queue
+import sys
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+from nbgpu_protocol.v1 import session_pb2
+
+from nbgpu import errors
+from nbgpu.client.connection import Message
+from nbgpu.output import OUTPUT_TYPES, Publisher, RemoteResult
+from nbgpu.remote_exceptions import rebuild_exception
+
+# Waiting on a queue without a timeout cannot be interrupted on Windows.
+_WAIT_S = 0.1 if sys.platform == "win32" else None
+
+
+class Request:
+    """A request and what comes back for it.
+
+    Messages are delivered on the background loop. What has to happen on the waiting thread (asking for input, showing
+    output that is diverted) is queued for it, and done by `wait`.
+
+    Args:
+        header: The Jupyter header to send: the notebook's own request's, so that its replies name it as their parent.
+        client_id: Of this process.
+        publisher: Where output goes.
+        expects_reply: Whether the kernel answers with a reply beside the status "idle"; comm messages get none.
+        reply_to_input: Sends what the person typed; called on the waiting thread.
+    """
+
+    def __init__(
+        self,
+        header: dict[str, Any],
+        client_id: str,
+        publisher: Publisher,
+        *,
+        expects_reply: bool = True,
+        reply_to_input: Callable[[Message, str], None] | None = None,
+    ) -> None:
+        self.id = uuid.uuid4().hex
+        self.header = {**header, "nbgpu_request": self.id, "nbgpu_client": client_id}
+        self.publisher = publisher
+        self.reply: dict[str, Any] | None = None
+        self.result: RemoteResult | None = None
+        self._reply_to_input = reply_to_input
+        self._has_error_output = False
+        self._is_idle = False
+        self._expects_reply = expects_reply
+        self._failure: errors.Error | None = None
+        self.answered: concurrent.futures.Future[None] = concurrent.futures.Future()
+        """Done once the request is answered or has failed; never holds an exception."""
+        self._events: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+
+    @property
+    def is_answered(self) -> bool:
+        return self._failure is not None or (self._is_idle and (self.reply is not None or not self._expects_reply))
+
+    def deliver(self, message: Message) -> None:
+        """Takes a message whose parent is this request."""
+        if message.channel == session_pb2.IOPUB:
+            self._deliver_output(message)
+        elif message.channel == session_pb2.STDIN:
+            self._events.put(lambda: self._ask(message))
+        elif message.type.endswith("_reply"):
+            self.reply = message.content()
+        if self.is_answered:
+            self._end()
+
+    def fail(self, error: errors.Error) -> None:
+        """Ends the request: there will be no reply."""
+        self._failure = error
+        self._end()
+
+    def _end(self) -> None:
+        if not self.answered.done():
+            self.answered.set_result(None)
+        self._events.put(None)
+
+    def wait(self) -> None:
+        """Waits until the request is answered or has failed; an interrupt leaves it running.
+
+        Raises:
+            Error: It failed for a reason that is not the cell's.
+        """
+        while True:
+            try:
+                event = self._events.get(timeout=_WAIT_S)
+            except queue.Empty:
+                continue
+            if event is None:
+                break
+            event()
+        if self._failure is not None:
+            raise self._failure
+
+    def outcome(self) -> RemoteResult | None:
+        """Returns what the cell's last expression showed, or raises what the cell raised."""
+        reply = self.reply or {}
+        if reply.get("status") == "ok":
+            return self.result
+        if reply.get("status") == "error":
+            raise rebuild_exception(reply, is_told=not self._has_error_output)
+        raise errors.KernelDiedError("the session's kernel dropped the cell before running it")
+
+    def publish(self, message: Message) -> None:
+        """Shows output, on the thread that the publisher needs."""
+        if self.publisher.immediate or self.is_answered:
+            self.publisher.publish(message)
+        else:
+            self._events.put(lambda: self.publisher.publish(message))
+
+    def _deliver_output(self, message: Message) -> None:
+        kind = message.type
+        if kind == "status":
+            self._is_idle = self._is_idle or json.loads(bytes(message.raw_content))["execution_state"] == "idle"
+        elif kind == "error":
+            self._has_error_output = True  # raised here instead, so that it is shown once and the cell fails
+        elif kind == "execute_result":
+            content = message.content()
+            self.result = RemoteResult(content["data"], content.get("metadata"))
+            if self.publisher.immediate:
+                self.publisher.publish(message)
+        elif kind in OUTPUT_TYPES:
+            self.publish(message)
+
+    def _ask(self, message: Message) -> None:
+        content = message.content()
+        ask = getpass.getpass if content.get("password") else input
+        try:
+            answer = ask(content.get("prompt", ""))
+        except EOFError:
+            answer = "\x04"  # what a kernel takes for the end of the input
+        if self._reply_to_input is not None:
+            self._reply_to_input(message, answer)

@@ -1,0 +1,61 @@
+"""Shows what is happening while a session is opened, and takes it away again when the session is there."""
+
+from __future__ import annotations
+
+import sys
+import time
+import uuid
+from types import TracebackType
+from typing import Any
+
+from nbgpu_protocol.v1 import pool_pb2
+
+from nbgpu import words
+
+_QUIET_S = 0.5
+"""What is done sooner needs no words."""
+
+
+class OpeningProgress:
+    """One line that follows the updates: a display in a notebook, a line on standard error in a terminal.
+
+    Args:
+        shell: IPython's, or None.
+    """
+
+    def __init__(self, shell: Any) -> None:
+        self._shell = shell
+        self._started = time.monotonic()
+        self._display_id: str | None = None
+        self._is_line_open = False
+
+    def __enter__(self) -> OpeningProgress:
+        return self
+
+    def __call__(self, update: str | pool_pb2.SessionUpdate) -> None:
+        """Shows an update; the first half second is quiet unless there is a queue."""
+        queued = not isinstance(update, str) and update.phase == pool_pb2.QUEUED
+        ready = not isinstance(update, str) and update.phase == pool_pb2.READY
+        if ready or (not queued and time.monotonic() - self._started < _QUIET_S):
+            return
+        text = update if isinstance(update, str) else words.update_in_words(update)
+        self._show(f"{text} …")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, frames: TracebackType | None
+    ) -> None:
+        if self._is_line_open:
+            sys.stderr.write("\r\x1b[K" if sys.stderr.isatty() else "\n")
+            sys.stderr.flush()
+        if self._display_id is not None:
+            self._shell.display_pub.clear_output()
+
+    def _show(self, text: str) -> None:
+        if getattr(self._shell, "kernel", None) is None:
+            sys.stderr.write(f"\r\x1b[K{text}" if sys.stderr.isatty() else f"{text}\n")
+            sys.stderr.flush()
+            self._is_line_open = sys.stderr.isatty()
+            return
+        update = self._display_id is not None
+        self._display_id = self._display_id or uuid.uuid4().hex
+        self._shell.display_pub.publish({"text/plain": text}, transient={"display_id": self._display_id}, update=update)

@@ -1,0 +1,164 @@
+"""One session as this process knows it, on the background loop: its stream, its open requests, its kernel's fate."""
+
+from __future__ import annotations
+
+import json
+import sys
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+from nbgpu_protocol.fragments import Buffer
+from nbgpu_protocol.v1 import pool_pb2, session_pb2
+
+from nbgpu import errors, words
+from nbgpu.client.connection import Message, SessionConnection
+from nbgpu.client.pool import Pool
+from nbgpu.comms import CommBridge
+from nbgpu.execution import Request
+from nbgpu.output import COMM_TYPES, OUTPUT_TYPES, Publisher
+
+CLIENT_ID = uuid.uuid4().hex
+"""Of this process: of what the session's kernel says, a process shows what answers its own requests."""
+
+
+class SessionClient:
+    """Connects the requests of this process with the session's stream.
+
+    Args:
+        pool: Whose agent has the session.
+        info: The session as it was when it became ready.
+        is_agent_gone: Whether the agent's process is known to have ended.
+        late_publisher: Where output goes that comes when its request is over, as from a background thread.
+        comms: Connects the session's comms with the notebook's front end, where there is one.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        info: pool_pb2.SessionInfo,
+        is_agent_gone: Callable[[], bool],
+        late_publisher: Callable[[], Publisher],
+        comms: CommBridge | None,
+    ) -> None:
+        self.pool = pool
+        self.info = info
+        self.end: errors.Error | None = None
+        """Why the session is over; None while it is open."""
+        self.kernel_exit: pool_pb2.KernelExit | None = None
+        """How the kernel ended; None while it lives."""
+        if info.kernel_state == pool_pb2.KERNEL_DEAD:
+            self.kernel_exit = info.kernel_exit
+        self._requests: dict[str, Request] = {}
+        self._late_publisher = late_publisher
+        self._comms = comms
+        self._is_agent_gone = is_agent_gone
+        self._connection: SessionConnection | None = None
+
+    @property
+    def id(self) -> str:
+        return self.info.id
+
+    async def connect(self) -> None:
+        """Opens the stream; what comes from now on is seen."""
+        self._connection = SessionConnection(self.pool, self.id, CLIENT_ID, self, self._is_agent_gone)
+        self.info = await self._connection.open()
+
+    async def disconnect(self) -> None:
+        """Ends the stream; the session goes on, and what waits for an answer fails."""
+        if self._connection is not None:
+            await self._connection.close()
+        self._end(errors.SessionClosedError("this notebook was detached from the session"))
+
+    async def send(self, request: Request, content: dict[str, Any], metadata: dict[str, Any]) -> None:
+        """Sends a request on the shell channel; a failure to send fails the request."""
+        parts: list[Buffer] = [json.dumps(part, default=str).encode() for part in (request.header, {}, metadata)]
+        await self.send_parts(request, [*parts, json.dumps(content).encode()])
+
+    async def send_parts(self, request: Request, parts: list[Buffer]) -> None:
+        """Sends a request that is encoded already: header, parent, metadata, content, buffers."""
+        if self.end is not None:
+            request.fail(self.end)
+            return
+        assert self._connection is not None
+        self._requests[request.id] = request
+        await self._connection.request(session_pb2.SHELL, parts, request.id)
+
+    async def reply_to_input(self, question: Message, answer: str, header: dict[str, Any]) -> None:
+        """Sends what the person typed."""
+        assert self._connection is not None
+        parts: list[Buffer] = [
+            json.dumps(part, default=str).encode() for part in (header, question.header, {}, {"value": answer})
+        ]
+        await self._connection.send(session_pb2.STDIN, parts)
+
+    async def revive_kernel(self) -> None:
+        """Starts a fresh kernel in the place of one that ended."""
+        self.info = await self.pool.restart(self.id)
+        self.kernel_exit = None
+
+    # What the connection tells
+
+    def on_message(self, message: Message) -> None:
+        request = self._requests.get(message.parent_header.get("nbgpu_request", ""))
+        if message.channel == session_pb2.IOPUB and message.type in COMM_TYPES:
+            if self._comms is not None and not self._comms.intercept(message, self):
+                self._publish_late(message)
+        elif request is not None:
+            request.deliver(message)
+            if request.is_answered:
+                self._forget(request)
+        elif message.channel == session_pb2.IOPUB and message.type in OUTPUT_TYPES | {"error"}:
+            self._publish_late(message)
+
+    def on_kernel_event(self, event: session_pb2.KernelEvent) -> None:
+        if event.kind == session_pb2.KernelEvent.STARTED:
+            self.kernel_exit = None
+            return
+        self.kernel_exit = event.exit
+        self._fail_requests(errors.KernelDiedError(words.exit_with_tail(event.exit)))
+        if self._comms is not None:
+            self._comms.forget(self)
+
+    def on_refused(self, request_id: str, error: errors.Error) -> None:
+        request = self._requests.get(request_id)
+        if request is not None:
+            self._forget(request)
+            request.fail(error)
+
+    def on_dropped(self, first: int, last: int) -> None:
+        _tell(f"{last - first + 1} messages of the session were dropped by the agent before they could be fetched")
+
+    def on_cut(self) -> None:
+        if self._requests:
+            _tell("the connection to the agent was cut; the cell goes on there, and its output follows on reconnection")
+
+    def on_end(self, error: errors.Error) -> None:
+        if isinstance(error, errors.NoSuchSessionError):
+            error = errors.SessionClosedError(f"the session is gone: {error.message()}")
+        self._end(error)
+
+    def _end(self, error: errors.Error) -> None:
+        if self.end is None:
+            self.end = error
+            if self._comms is not None:
+                self._comms.forget(self)
+        self._fail_requests(error)
+
+    def _fail_requests(self, error: errors.Error) -> None:
+        for request in list(self._requests.values()):
+            self._forget(request)
+            request.fail(error)
+
+    def _forget(self, request: Request) -> None:
+        self._requests.pop(request.id, None)
+        assert self._connection is not None
+        self._connection.answered(request.id)
+
+    def _publish_late(self, message: Message) -> None:
+        if message.parent_header.get("nbgpu_client") == CLIENT_ID:
+            self._late_publisher().publish(message)
+
+
+def _tell(text: str) -> None:
+    print(f"nbgpu: {text}", file=sys.stderr, flush=True)
