@@ -100,3 +100,21 @@ class DigestMismatchError(AgentError):
     """Raised when content that came does not have the digest that was announced."""
 
     reason = pool_pb2.DIGEST_MISMATCH
+
+
+class UnauthenticatedError(AgentError):
+    """Raised when a request carries no token, or a wrong one."""
+
+    reason = pool_pb2.UNAUTHENTICATED
+
+
+class VersionMismatchError(AgentError):
+    """Raised when the client speaks another version of the protocol."""
+
+    reason = pool_pb2.VERSION_MISMATCH
+
+
+class NotServedError(AgentError):
+    """Raised for what the protocol reserves and this agent does not do."""
+
+    reason = pool_pb2.NOT_IMPLEMENTED

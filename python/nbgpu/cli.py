@@ -10,14 +10,13 @@ import sys
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
-from nbgpu_protocol.discovery import LOG_FILE, agent_folder
-from nbgpu_protocol.v1 import pool_pb2
-
 import nbgpu
 from nbgpu import errors, words
 from nbgpu.client.discovery import connect
 from nbgpu.client.embedded import ensure_agent, find_agent
 from nbgpu.client.pool import Pool
+from nbgpu_protocol.discovery import LOG_FILE, agent_folder
+from nbgpu_protocol.v1 import pool_pb2
 
 Command = Callable[[argparse.Namespace], Coroutine[Any, Any, int]]
 

@@ -6,15 +6,15 @@ import types
 from typing import Any
 
 from IPython.core.completer import CompletionContext, SimpleCompletion, context_matcher
-from nbgpu_protocol.v1 import pool_pb2
 
 from nbgpu import errors
 from nbgpu.client.background import background
-from nbgpu.kernel_questions import COMPLETION_BUDGET_S, INSPECTION_BUDGET_S, ask
+from nbgpu.kernel_questions import COMPLETION_BUDGET_S, FIRST_COMPLETION_BUDGET_S, INSPECTION_BUDGET_S, ask
 from nbgpu.magics import GpuMagics
 from nbgpu.notebook import this_notebook
 from nbgpu.session_client import SessionClient
 from nbgpu.spec import complete_spec
+from nbgpu_protocol.v1 import pool_pb2
 
 _TAKES_SPEC = ("attach", "on")
 _TAKES_ID = ("close", "interrupt", "restart", "logs", "detach")
@@ -29,7 +29,10 @@ class Completion:
     def __init__(self, magics: GpuMagics) -> None:
         self._magics = magics
         self._restore_inspect: Any = None
-        self._matcher = context_matcher(identifier="nbgpu")(self._match)
+        self._answered: set[tuple[str, int]] = set()
+        """Kernels, by session and generation, that were asked for completions before."""
+        # IPython writes attributes onto the matcher, which a bound method does not take.
+        self._matcher = context_matcher(identifier="nbgpu")(lambda context: self._match(context))
 
     def install(self, shell: Any) -> None:
         """Adds the matcher, and routes inspections within `%%gpu` cells."""
@@ -91,7 +94,10 @@ class Completion:
         if found is None:
             return []
         client, body, position = found
-        reply = ask(client, "complete_request", {"code": body, "cursor_pos": position}, COMPLETION_BUDGET_S)
+        kernel = (client.id, client.info.kernel_generation)
+        budget_s = COMPLETION_BUDGET_S if kernel in self._answered else FIRST_COMPLETION_BUDGET_S
+        self._answered.add(kernel)
+        reply = ask(client, "complete_request", {"code": body, "cursor_pos": position}, budget_s)
         if reply is None:
             return []
         token_start = position - len(context.token)

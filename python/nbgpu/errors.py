@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import grpc
+
 from nbgpu_protocol import ERROR_METADATA_KEY
 from nbgpu_protocol.v1 import pool_pb2
 

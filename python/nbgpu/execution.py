@@ -11,12 +11,11 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
-from nbgpu_protocol.v1 import session_pb2
-
 from nbgpu import errors
 from nbgpu.client.connection import Message
-from nbgpu.output import OUTPUT_TYPES, Publisher, RemoteResult
+from nbgpu.output import OUTPUT_TYPES, PAYLOADS, Publisher, RemoteResult
 from nbgpu.remote_exceptions import rebuild_exception
+from nbgpu_protocol.v1 import session_pb2
 
 # Waiting on a queue without a timeout cannot be interrupted on Windows.
 _WAIT_S = 0.1 if sys.platform == "win32" else None
@@ -109,6 +108,11 @@ class Request:
         if reply.get("status") == "error":
             raise rebuild_exception(reply, is_told=not self._has_error_output)
         raise errors.KernelDiedError("the session's kernel dropped the cell before running it")
+
+    @property
+    def payloads(self) -> list[dict[str, Any]]:
+        """What the reply brings for the person beside outputs."""
+        return [each for each in (self.reply or {}).get("payload", []) if each.get("source") in PAYLOADS]
 
     def publish(self, message: Message) -> None:
         """Shows output, on the thread that the publisher needs."""

@@ -7,8 +7,6 @@ import contextlib
 import json
 from typing import Any
 
-from nbgpu_protocol.fragments import Buffer
-
 from nbgpu import errors
 from nbgpu.client.background import background
 from nbgpu.client.connection import Message
@@ -17,9 +15,12 @@ from nbgpu.execution import Request
 from nbgpu.notebook import current_request, late_publisher
 from nbgpu.session import wait_interruptibly
 from nbgpu.session_client import CLIENT_ID, SessionClient
+from nbgpu_protocol.fragments import Buffer
 
 COMPLETION_BUDGET_S = 0.2
 """A completion that comes later is of no use to who types."""
+FIRST_COMPLETION_BUDGET_S = 2.0
+"""The first completion in a kernel imports the completer's libraries, as it does in a local one."""
 INSPECTION_BUDGET_S = 1.0
 
 

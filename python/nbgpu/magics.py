@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from IPython.core.magic import Magics, line_cell_magic, magics_class
-from nbgpu_protocol.v1 import pool_pb2
 
 from nbgpu import errors, words
 from nbgpu.client.background import background
@@ -18,6 +17,7 @@ from nbgpu.progress import OpeningProgress
 from nbgpu.session import Session, open_session
 from nbgpu.session_client import SessionClient
 from nbgpu.spec import Spec, parse_spec
+from nbgpu_protocol.v1 import pool_pb2
 
 STICKY_OPTION = "--sticky"
 
@@ -122,20 +122,21 @@ class GpuMagics(Magics):
         if sticky:
             held = words.accelerators_in_words(client.info.accelerators)
             self.shell.display_pub.publish({"text/plain": f"▸ on {held}"})
-        Session(client).execute(
-            code_to_run("" if sticky else f"%%gpu {line}".rstrip(), cell), execution_count=self.shell.execution_count
-        )
+        code = code_to_run("" if sticky else f"%%gpu {line}".rstrip(), cell)
+        # The cell's own number: `execution_count` is the next one already in newer versions of IPython.
+        Session(client).execute(code, execution_count=self.shell.displayhook.prompt_count)
 
     def _session_for(self, spec: Spec | None, *, wait: bool) -> SessionClient:
         notebook = this_notebook()
+        if notebook.chosen is not None and notebook.chosen.end is not None:
+            _tell(f"{notebook.chosen.end.message()}; opening a new session")
+            notebook.chosen = None
         chosen = notebook.chosen
         attached = notebook.attached_that_meets(spec) if spec else chosen
-        if attached is not None and attached.end is None:
+        if attached is not None:
             return attached
-        if attached is not None and attached.end is not None:
-            _tell(f"{attached.end.message()}; opening a new one")
         client, existing = self._open(spec, wait=wait)
-        if chosen is None or chosen.end is not None:
+        if chosen is None:
             notebook.chosen = client
         elif not existing:
             others = words.accelerators_in_words(chosen.info.accelerators)

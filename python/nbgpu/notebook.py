@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from IPython.core.getipython import get_ipython
-from nbgpu_protocol.v1 import pool_pb2
 
 from nbgpu import errors
 from nbgpu.client.background import background
@@ -24,6 +23,7 @@ from nbgpu.comms import CommBridge
 from nbgpu.output import KernelPublisher, Publisher, ShellPublisher
 from nbgpu.session_client import SessionClient
 from nbgpu.spec import Spec
+from nbgpu_protocol.v1 import pool_pb2
 
 OnUpdate = Callable[[str | pool_pb2.SessionUpdate], None]
 """Told what is happening: an update of the agent's, or words of ours before there is an agent."""

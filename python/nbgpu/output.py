@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+import zmq
 from IPython.core.getipython import get_ipython
 
 from nbgpu.client.connection import Message
@@ -15,6 +16,8 @@ OUTPUT_TYPES = frozenset(
     {"stream", "display_data", "update_display_data", "clear_output", "execute_result", "debug_event"}
 )
 COMM_TYPES = frozenset({"comm_open", "comm_msg", "comm_close"})
+PAYLOADS = frozenset({"page", "set_next_input"})
+"""Of a reply's payloads, those that are meant for the person; the others direct the front end's own kernel."""
 _OWN_FIELDS = ("nbgpu_request", "nbgpu_client")
 
 
@@ -48,6 +51,9 @@ class Publisher(Protocol):
     def show_result(self, result: RemoteResult) -> None:
         """Makes a result that was published known as `_` and `Out[n]`."""
 
+    def show_payload(self, payload: dict[str, Any]) -> None:
+        """Shows what a reply brings beside outputs: a page of help, or the text for the next cell."""
+
 
 class KernelPublisher:
     """Passes messages on through this notebook kernel's own iopub channel: whole, undecoded, under its own session.
@@ -62,6 +68,10 @@ class KernelPublisher:
     def __init__(self, shell: Any) -> None:
         self._shell = shell
         self._kernel = shell.kernel
+        # Beyond 1,000 messages that a front end has not fetched yet, ZeroMQ would drop the rest. A cell that ran here
+        # is slowed down by its own work; one that floods from elsewhere is not.
+        thread = self._kernel.iopub_thread
+        thread.schedule(lambda: thread.socket.setsockopt(zmq.SNDHWM, 0))
 
     def publish(self, message: Message) -> None:
         session = self._kernel.session
@@ -74,6 +84,9 @@ class KernelPublisher:
 
     def show_result(self, result: RemoteResult) -> None:
         self._shell.displayhook.update_user_ns(result)
+
+    def show_payload(self, payload: dict[str, Any]) -> None:
+        self._shell.payload_manager.write_payload(payload)
 
 
 class ShellPublisher:
@@ -91,6 +104,13 @@ class ShellPublisher:
 
     def show_result(self, result: RemoteResult) -> None:
         sys.displayhook(result)
+
+    def show_payload(self, payload: dict[str, Any]) -> None:
+        shell = get_ipython()
+        if payload["source"] == "page":
+            print(payload["data"].get("text/plain", ""))
+        elif shell is not None:
+            shell.set_next_input(payload["text"], replace=payload.get("replace", False))
 
     def _show_stream(self, content: dict[str, Any]) -> None:
         stream = sys.stderr if content["name"] == "stderr" else sys.stdout

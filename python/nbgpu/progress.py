@@ -8,9 +8,8 @@ import uuid
 from types import TracebackType
 from typing import Any
 
-from nbgpu_protocol.v1 import pool_pb2
-
 from nbgpu import words
+from nbgpu_protocol.v1 import pool_pb2
 
 _QUIET_S = 0.5
 """What is done sooner needs no words."""

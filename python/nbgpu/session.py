@@ -11,8 +11,6 @@ from collections.abc import Callable, Coroutine, Iterator
 from types import TracebackType
 from typing import Any, TypeVar
 
-from nbgpu_protocol.v1 import pool_pb2
-
 from nbgpu import errors, words
 from nbgpu.client.background import background, wait_for
 from nbgpu.execution import Request
@@ -20,6 +18,7 @@ from nbgpu.notebook import OnUpdate, current_request, notebook_id, this_notebook
 from nbgpu.output import RemoteResult, choose_publisher
 from nbgpu.session_client import CLIENT_ID, SessionClient
 from nbgpu.spec import Spec, parse_spec
+from nbgpu_protocol.v1 import pool_pb2
 
 T = TypeVar("T")
 
@@ -123,6 +122,8 @@ class _SessionBase:
 
     def _finish(self, request: Request) -> RemoteResult | None:
         result = request.outcome()
+        for payload in request.payloads:
+            request.publisher.show_payload(payload)
         if result is not None:
             request.publisher.show_result(result)
         return result

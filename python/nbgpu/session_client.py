@@ -8,15 +8,14 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
-from nbgpu_protocol.fragments import Buffer
-from nbgpu_protocol.v1 import pool_pb2, session_pb2
-
 from nbgpu import errors, words
 from nbgpu.client.connection import Message, SessionConnection
 from nbgpu.client.pool import Pool
 from nbgpu.comms import CommBridge
 from nbgpu.execution import Request
 from nbgpu.output import COMM_TYPES, OUTPUT_TYPES, Publisher
+from nbgpu_protocol.fragments import Buffer
+from nbgpu_protocol.v1 import pool_pb2, session_pb2
 
 CLIENT_ID = uuid.uuid4().hex
 """Of this process: of what the session's kernel says, a process shows what answers its own requests."""

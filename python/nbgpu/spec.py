@@ -6,10 +6,9 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from nbgpu.errors import SpecError
 from nbgpu_protocol.accelerator_types import CPU, NOMINAL_MEMORY_GB, canonical_type
 from nbgpu_protocol.v1 import pool_pb2
-
-from nbgpu.errors import SpecError
 
 _GB = 10**9
 _MAX_COUNT = 4096

@@ -10,6 +10,8 @@ from nbgpu_protocol.v1 import pool_pb2
 
 _GIB = 1 << 30
 _GB = 10**9
+_TAIL_LINES = 15
+_CRASH = "Fatal Python error"
 
 
 def accelerators_in_words(accelerators: Iterable[pool_pb2.Accelerator]) -> str:
@@ -65,9 +67,12 @@ def exit_in_words(kernel_exit: pool_pb2.KernelExit) -> str:
 
 def exit_with_tail(kernel_exit: pool_pb2.KernelExit) -> str:
     """Returns how a kernel ended, with the last lines of its standard error."""
-    tail = kernel_exit.stderr_tail.strip()
-    lines = "\n".join(f"    {line}" for line in tail.splitlines()[-15:])
-    return exit_in_words(kernel_exit) + (f"; its last lines on standard error:\n{lines}" if lines else "")
+    lines = kernel_exit.stderr_tail.strip().splitlines()
+    crash = next((at for at, line in enumerate(lines) if line.startswith(_CRASH)), None)
+    # A crash's report begins with what happened, anything else ends with it.
+    shown = lines[-_TAIL_LINES:] if crash is None else lines[crash : crash + _TAIL_LINES]
+    text = "\n".join(f"    {line}" for line in shown)
+    return exit_in_words(kernel_exit) + (f"; its last lines on standard error:\n{text}" if text else "")
 
 
 def state_in_words(session: pool_pb2.SessionInfo, now_unix_s: float | None = None) -> str:

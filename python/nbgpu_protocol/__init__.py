@@ -8,4 +8,3 @@ ERROR_METADATA_KEY = "nbgpu-error-bin"
 
 MAX_PAYLOAD_BYTES = 1 << 20
 """Payload of one fragment. 256 KiB to 4 MiB carry bytes equally fast; 1 MiB stays under gRPC's default limit of 4 MiB."""
-

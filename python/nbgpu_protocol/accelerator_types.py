@@ -22,7 +22,7 @@ _MEMORY = re.compile(r"\b(\d+) ?G(?:I?B)?\b")
 _MIG = re.compile(r"\bMIG ((?:\d+C\.)?\d+G\.(\d+)GB(?:\+[A-Z.]+)*)")
 """A slice's profile as the driver names it: `1g.10gb`, `1c.3g.20gb`, `1g.10gb+me`."""
 _NOMINAL_TOLERANCE = 0.12
-"""By how much what a driver reports differs from the nominal memory: an A10 of 24 GB reports 24.15, a 192 GiB one 206."""
+"""By how much what drivers report differs from the nominal memory: 24.15 for an A10 of 24 GB, 206 for 192 GiB."""
 
 
 def canonical_type(name: str) -> tuple[str, int | None]:

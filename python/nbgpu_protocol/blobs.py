@@ -16,11 +16,11 @@ DIGEST_METADATA_KEY = "nbgpu-digest"
 CHUNK_BYTES = 1 << 20
 
 
-def new_hash() -> "hashlib._Hash":
+def new_hash() -> hashlib._Hash:
     """Returns the hash object of digests; the algorithm's name is part of every digest."""
     return hashlib.sha256()
 
 
-def digest_of(hash_object: "hashlib._Hash") -> str:
+def digest_of(hash_object: hashlib._Hash) -> str:
     """Returns the digest in the form that travels: `sha256:` and 64 hexadecimal digits."""
     return f"{hash_object.name}:{hash_object.hexdigest()}"

@@ -5,6 +5,7 @@ import pickle
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from nbgpu.errors import SpecError
 from nbgpu.spec import Alternative, complete_spec, parse_spec
 from nbgpu_protocol.accelerator_types import NOMINAL_MEMORY_GB

@@ -1,1 +1,1 @@
-"""What accelerators the node has, and how they are read: NVML, simulated, CPU."""
+"""What accelerators the node has, and what they are doing: NVIDIA's through NVML, simulated ones, and the CPU."""

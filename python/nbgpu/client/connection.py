@@ -12,11 +12,11 @@ from typing import Any, Protocol
 
 import grpc
 import grpc.aio
-from nbgpu_protocol.fragments import Buffer, MessageAssembler, split_message
-from nbgpu_protocol.v1 import pool_pb2, session_pb2
 
 from nbgpu import errors
 from nbgpu.client.pool import Pool
+from nbgpu_protocol.fragments import Buffer, MessageAssembler, split_message
+from nbgpu_protocol.v1 import pool_pb2, session_pb2
 
 GIVE_UP_AFTER_S = 30.0
 """How long a cut is bridged before what waits for an answer fails."""

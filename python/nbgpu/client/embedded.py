@@ -13,6 +13,9 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import psutil
+
+from nbgpu import errors
+from nbgpu.client.pool import Pool
 from nbgpu_protocol import VERSION
 from nbgpu_protocol.discovery import (
     LOG_FILE,
@@ -21,9 +24,6 @@ from nbgpu_protocol.discovery import (
     agent_folder,
     read_record,
 )
-
-from nbgpu import errors
-from nbgpu.client.pool import Pool
 
 START_TIMEOUT_S = 60.0
 _POLL_S = 0.02

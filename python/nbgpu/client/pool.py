@@ -9,11 +9,11 @@ from typing import Any
 
 import grpc
 import grpc.aio
-from nbgpu_protocol import VERSION
-from nbgpu_protocol.v1 import pool_pb2, pool_pb2_grpc, session_pb2, session_pb2_grpc
 
 import nbgpu
 from nbgpu import errors
+from nbgpu_protocol import VERSION
+from nbgpu_protocol.v1 import pool_pb2, pool_pb2_grpc, session_pb2, session_pb2_grpc
 
 DEADLINE_S = 10.0
 """For calls that ask the agent for what it knows already."""

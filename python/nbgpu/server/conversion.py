@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from nbgpu_protocol.v1 import pool_pb2
-
 from nbgpu.server.views import (
     AcceleratorView,
     ExecutionView,
@@ -15,6 +13,7 @@ from nbgpu.server.views import (
     PoolView,
     SessionView,
 )
+from nbgpu_protocol.v1 import pool_pb2
 
 _PHASES: dict[int, Phase] = {
     pool_pb2.QUEUED: "queued",

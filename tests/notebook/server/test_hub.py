@@ -96,7 +96,11 @@ async def test_a_page_that_comes_later_gets_the_state_at_once(pool):
 
 @pytest.mark.asyncio
 async def test_a_slow_page_gets_the_newest_state_and_not_every_one(pool):
-    async with running_hub() as hub, contextlib.aclosing(hub.states()) as fast, contextlib.aclosing(hub.states()) as slow:
+    async with (
+        running_hub() as hub,
+        contextlib.aclosing(hub.states()) as fast,
+        contextlib.aclosing(hub.states()) as slow,
+    ):
         await until(slow, connected)
         for free in range(1, 9):
             pool.publish(pool_pb2.PoolState(offers=[fake.offer("H100", 8, free)]))
@@ -188,10 +192,10 @@ async def test_a_quiet_pool_is_told_from_a_dead_connection():
         await asyncio.Event().wait()
 
     times = iter(range(1, 1000))
-    async with running_hub(quiet, keep_alive_s=0.01, now=lambda: float(next(times))) as hub:
-        async with contextlib.aclosing(hub.states()) as page:
-            first = await until(page, connected)
-            second = await until(page, connected)
+    hub_options = {"keep_alive_s": 0.01, "now": lambda: float(next(times))}
+    async with running_hub(quiet, **hub_options) as hub, contextlib.aclosing(hub.states()) as page:
+        first = await until(page, connected)
+        second = await until(page, connected)
     assert first["pool"] == second["pool"]
     assert second["sent_unix_s"] > first["sent_unix_s"]
 

@@ -1,0 +1,221 @@
+"""The command `python -m nbgpu_agent`: configuration from Jupyter's files and the command line, then one agent."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from jupyter_core.application import JupyterApp
+from jupyter_core.paths import jupyter_runtime_dir
+from nbgpu_protocol import VERSION
+from nbgpu_protocol.discovery import AgentRecord, agent_folder, write_record
+from traitlets import Bool, Float, Int, List, Unicode
+
+from nbgpu_agent.errors import AgentError, InvalidRequestError
+from nbgpu_agent.folders import AgentFolders, AlreadyRunningError, locked_folder
+from nbgpu_agent.listening import ListenAddress, parse_listen_address
+from nbgpu_agent.tokens import TOKEN_VARIABLE, configured_token, new_token
+
+EXIT_REFUSED = 2
+"""The configuration cannot be met; standard error says why."""
+EXIT_ALREADY_RUNNING = 3
+"""Another agent has the folder."""
+
+DEFAULT_LISTEN = "127.0.0.1:7443"
+EMBEDDED_IDLE_SHUTDOWN_S = 600.0
+
+
+class AgentApp(JupyterApp):  # type: ignore[misc,unused-ignore]
+    """The agent as an application."""
+
+    name = "nbgpu"  # its configuration is nbgpu_config.py or .json, in Jupyter's configuration folders
+    description = "Owns this machine's GPUs, and serves notebook sessions on them."
+    examples = """
+    python -m nbgpu_agent                                 # on 127.0.0.1:7443, with a new token
+    python -m nbgpu_agent --listen unix:/run/me/gpu.sock
+    NBGPU_SIMULATE=H100x8,A10x2 python -m nbgpu_agent     # CPU workers that answer to those names
+    """
+    aliases = {  # noqa: RUF012
+        "listen": "AgentApp.listen",
+        "folder": "AgentApp.folder",
+        "config": "JupyterApp.config_file",
+        "log-level": "Application.log_level",
+    }
+    flags = {  # noqa: RUF012
+        "embedded": (
+            {"AgentApp": {"embedded": True}},
+            "Serve one person on this machine, on a Unix socket, found through a file in Jupyter's runtime folder.",
+        ),
+        "debug": ({"Application": {"log_level": logging.DEBUG}}, "Log what happens in detail."),
+        "show-config": ({"Application": {"show_config": True}}, "Show the configuration and exit."),
+    }
+
+    listen = Unicode(
+        DEFAULT_LISTEN,
+        help="Address to listen on: a loopback address with a port (0: one that is free), or unix:/path. Not embedded.",
+    ).tag(config=True)
+    embedded = Bool(False, help="Serve one person on this machine; usually set with --embedded.").tag(config=True)
+    folder = Unicode(help="Folder for what the agent needs while it runs; by default in Jupyter's runtime folder.").tag(
+        config=True
+    )
+    token_file = Unicode(
+        help=f"File with the token, readable by its owner alone. The variable {TOKEN_VARIABLE} comes first; with"
+        " neither, a token is made and printed. Not embedded."
+    ).tag(config=True)
+    idle_shutdown_s = Float(
+        None,
+        allow_none=True,
+        help="End after so many seconds without a session, a request for one, or a watcher; 0: never. By default"
+        f" {EMBEDDED_IDLE_SHUTDOWN_S:g} embedded, else 0.",
+    ).tag(config=True)
+    allow_client_python = Bool(
+        None,
+        allow_none=True,
+        help="Whether clients choose interpreter and working folder of their sessions. By default only embedded.",
+    ).tag(config=True)
+    environment_variables = List(
+        Unicode(), help="Names of environment variables that kernels get, besides those that they always get."
+    ).tag(config=True)
+    spare_kernels = Int(1, min=0, max=64, help="Kernels that are started before anybody asks.").tag(config=True)
+    journal_bytes = Int(
+        256 << 20, min=1 << 20, help="How much of a session's output is kept for clients that were cut off."
+    ).tag(config=True)
+    sampling_interval_s = Float(1.0, min=0.1, max=60.0, help="Seconds between samples of the accelerators.").tag(
+        config=True
+    )
+    lease_duration_s = Float(
+        None,
+        allow_none=True,
+        help="Seconds after which a session is closed whose lease was not renewed. By default never.",
+    ).tag(config=True)
+
+    def migrate_config(self) -> None:
+        """Does nothing: there is no older configuration."""
+
+    def start(self) -> None:
+        """Serves until asked to end, then exits the process."""
+        super().start()
+        self._set_up_logging()
+        try:
+            with locked_folder(self._root()) as folders:
+                self._run(folders)
+        except AlreadyRunningError as error:
+            print(f"nbgpu: {error}", file=sys.stderr)
+            sys.exit(EXIT_ALREADY_RUNNING)
+        except AgentError as error:
+            print(f"nbgpu: {error}", file=sys.stderr)
+            sys.exit(EXIT_REFUSED)
+
+    def _run(self, folders: AgentFolders) -> None:
+        from nbgpu_agent.agent import serve
+        from nbgpu_agent.kernels import reap_leftovers
+
+        address, token, generated = self._address_and_token()
+        for leftover in reap_leftovers(folders.kernels):
+            self.log.warning("removed what an earlier agent left: %s", leftover)
+        folders.clean()
+        try:
+            if self.embedded:
+                address = ListenAddress(socket=folders.make_socket_path())
+            elif address.socket is not None:
+                _remove_stale_socket(address.socket)
+            asyncio.run(
+                serve(
+                    self._settings(address, token),
+                    folders,
+                    lambda target: self._announce(target, token, folders, show_token=generated),
+                )
+            )
+        finally:
+            if address.socket is not None:
+                address.socket.unlink(missing_ok=True)
+            for leftover in reap_leftovers(folders.kernels):
+                self.log.warning("ended what did not end by itself: %s", leftover)
+            folders.clean()
+
+    def _settings(self, address: ListenAddress, token: str) -> Any:
+        from nbgpu_agent.agent import AgentSettings
+
+        idle_shutdown_s: float | None = self.idle_shutdown_s
+        if idle_shutdown_s is None:
+            idle_shutdown_s = EMBEDDED_IDLE_SHUTDOWN_S if self.embedded else 0.0
+        if idle_shutdown_s < 0 or (self.lease_duration_s is not None and self.lease_duration_s <= 0):
+            raise InvalidRequestError("idle_shutdown_s and lease_duration_s are no negative numbers of seconds")
+        return AgentSettings(
+            embedded=self.embedded,
+            address=address,
+            token=token,
+            idle_shutdown_s=idle_shutdown_s,
+            allow_client_python=self.embedded if self.allow_client_python is None else self.allow_client_python,
+            environment_variables=tuple(self.environment_variables),
+            spare_kernels=self.spare_kernels,
+            journal_bytes=self.journal_bytes,
+            sampling_interval_s=self.sampling_interval_s,
+            lease_duration_s=self.lease_duration_s,
+        )
+
+    def _address_and_token(self) -> tuple[ListenAddress, str, bool]:
+        """Returns where to listen (of no meaning embedded), the token, and whether it was made just now."""
+        if self.embedded:
+            os.environ.pop(TOKEN_VARIABLE, None)
+            return ListenAddress(), new_token(), True
+        address = parse_listen_address(self.listen)
+        configured = configured_token(os.environ, self.token_file)
+        return address, configured or new_token(), configured is None
+
+    def _root(self) -> Path:
+        if self.folder:
+            return Path(self.folder).expanduser().absolute()
+        if self.embedded:
+            return agent_folder().absolute()
+        # One for each address, so that an agent finds what its predecessor left.
+        address = parse_listen_address(self.listen).target()
+        return Path(jupyter_runtime_dir()).absolute() / f"nbgpu-{re.sub(r'[^A-Za-z0-9]+', '-', address).strip('-')}"
+
+    def _announce(self, target: str, token: str, folders: AgentFolders, *, show_token: bool) -> None:
+        from nbgpu_agent.agent import package_version
+
+        if self.embedded:
+            write_record(folders.root, AgentRecord(target, token, os.getpid(), package_version(), VERSION))
+        else:
+            secret = f" {TOKEN_VARIABLE}={token}" if show_token else ""
+            print(f"export NBGPU_AGENT_ADDRESS={target}{secret}", flush=True)
+        self.log.info("serving on %s", target)
+
+    def _set_up_logging(self) -> None:
+        """Sends what the agent's modules log where the application's own log goes."""
+        logger = logging.getLogger("nbgpu_agent")
+        logger.setLevel(self.log.level)
+        logger.handlers = list(self.log.handlers)
+        logger.propagate = False
+
+
+def _remove_stale_socket(path: Path) -> None:
+    """Removes a socket that nobody listens on.
+
+    Raises:
+        InvalidRequestError: Somebody does, or the path is something else.
+    """
+    import socket
+
+    if not path.exists():
+        return
+    if not path.is_socket():
+        raise InvalidRequestError(f"{path} is there already, and no socket", "choose another path with --listen")
+    with socket.socket(socket.AF_UNIX) as client:
+        try:
+            client.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink()
+        else:
+            raise InvalidRequestError(f"another process listens on {path}", "choose another path with --listen")
+
+
+def main() -> None:
+    """Runs the agent with the process' arguments."""
+    AgentApp.launch_instance()

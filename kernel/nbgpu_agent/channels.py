@@ -1,0 +1,151 @@
+"""The sockets to one kernel: raw messages in and out, unread but for what the callers look at."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import zmq
+
+_DELIMITER = b"<IDS|MSG>"
+_MAX_MESSAGES_AT_ONCE = 200
+_RECONNECT_MS = 5  # the first connections come before the kernel listens
+
+
+class Channel(enum.IntEnum):
+    """The channels of a kernel; the numbers are those of `nbgpu.v1.Channel`."""
+
+    SHELL = 1
+    CONTROL = 2
+    STDIN = 3
+    IOPUB = 4
+
+
+PORTS = {Channel.SHELL: 1, Channel.IOPUB: 2, Channel.STDIN: 3, Channel.CONTROL: 4}
+_HEARTBEAT_PORT = 5
+MAX_SOCKET_PATH_BYTES = 107  # sun_path of sockaddr_un, less its final zero
+
+
+def connection_info(socket_prefix: Path) -> dict[str, Any]:
+    """Returns the content of the connection file.
+
+    The sockets are Unix sockets in a folder of mode 0700. Whoever can open them can read the key as well, so there is
+    none, and no message is signed.
+    """
+    return {
+        "transport": "ipc",
+        "ip": str(socket_prefix),
+        "key": "",
+        "signature_scheme": "hmac-sha256",
+        "hb_port": _HEARTBEAT_PORT,
+        **{f"{channel.name.lower()}_port": port for channel, port in PORTS.items()},
+    }
+
+
+class KernelChannels:
+    """All sockets of one client to one kernel, for one event loop.
+
+    Drains a socket in one callback rather than through zmq.asyncio, which takes two futures and two passes of the
+    event loop for each message.
+
+    Args:
+        socket_prefix: As in the connection file.
+        identity: Of the client. All its sockets have the same, since a kernel asks for input on STDIN whoever sent the
+            request on SHELL.
+    """
+
+    def __init__(self, context: zmq.Context[Any], socket_prefix: Path, identity: bytes) -> None:
+        self.on_message: Callable[[Channel, list[bytes]], None] = lambda channel, parts: None
+        """Called with each message's parts from the header on."""
+        self._loop = asyncio.get_running_loop()
+        self._sockets: dict[Channel, zmq.Socket[Any]] = {}
+        self._closed = False
+        for channel, port in PORTS.items():
+            socket = context.socket(zmq.SUB if channel is Channel.IOPUB else zmq.DEALER)
+            socket.linger = 0
+            socket.setsockopt(zmq.RCVHWM, 0)
+            socket.setsockopt(zmq.SNDHWM, 0)
+            socket.setsockopt(zmq.RECONNECT_IVL, _RECONNECT_MS)
+            if channel is not Channel.IOPUB:
+                socket.setsockopt(zmq.IDENTITY, identity)
+            else:
+                socket.subscribe(b"")
+                self._monitor = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED | zmq.EVENT_CONNECTED)
+            socket.connect(f"ipc://{socket_prefix}-{port}")
+            self._sockets[channel] = socket
+            self._loop.add_reader(socket.FD, self._drain, channel)
+
+    def send(self, channel: Channel, parts: Sequence[Any]) -> None:
+        """Sends the parts as they are, header first, without a signature."""
+        socket = self._sockets[channel]
+        socket.send_multipart([_DELIMITER, b"", *parts])
+        # Sending may take the event by which the loop would have learnt that there is something to receive: see ZMQ_FD
+        # in zmq_getsockopt(3).
+        if int(socket.EVENTS) & zmq.POLLIN:
+            self._loop.call_soon(self._drain, channel)
+
+    def disconnected(self) -> bool:
+        """Says whether the kernel has closed the output socket; all that it sent has then been received by zmq."""
+        closed = False
+        while self._monitor.poll(0):
+            frames = self._monitor.recv_multipart()
+            event = int.from_bytes(frames[0][:2], "little")
+            closed = event == zmq.EVENT_DISCONNECTED
+        return closed
+
+    def drain(self) -> None:
+        """Receives what has come, to the last message."""
+        for channel in self._sockets:
+            self._drain(channel, at_most=None)
+
+    def close(self) -> None:
+        """Closes the sockets. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        for channel, socket in self._sockets.items():
+            self._loop.remove_reader(socket.FD)
+            if channel is Channel.IOPUB:
+                socket.disable_monitor()
+                self._monitor.close(linger=0)
+            socket.close()
+
+    def _drain(self, channel: Channel, at_most: int | None = _MAX_MESSAGES_AT_ONCE) -> None:
+        received = 0
+        while not self._closed:
+            if at_most is not None and received >= at_most:
+                self._loop.call_soon(self._drain, channel)  # the descriptor does not tell again
+                return
+            try:
+                frames = self._sockets[channel].recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            received += 1
+            try:
+                start = frames.index(_DELIMITER) + 2  # the signature follows the delimiter
+            except ValueError:  # not a Jupyter message, such as the subscription's welcome
+                continue
+            if len(frames) >= start + 4:
+                self.on_message(channel, frames[start:])
+
+
+def message_parts(
+    message_type: str, content: Mapping[str, Any], *, parent_header: Mapping[str, Any] | None = None
+) -> list[bytes]:
+    """Returns the parts of a message of the agent's own."""
+    header = {
+        "msg_id": os.urandom(16).hex(),
+        "msg_type": message_type,
+        "session": "nbgpu-agent",
+        "username": "nbgpu",
+        "date": datetime.now(timezone.utc).isoformat(),
+        "version": "5.3",
+    }
+    parts: list[Mapping[str, Any]] = [header, parent_header or {}, {}, content]
+    return [json.dumps(part).encode() for part in parts]

@@ -1,0 +1,135 @@
+"""The agent's folder: one agent at a time in it, its socket, and nothing left after its end, or a kill."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import stat
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from nbgpu_protocol.discovery import AGENT_FILE, RUN_LOCK_FILE, read_record
+
+from nbgpu_agent.errors import AgentError, InvalidRequestError
+from nbgpu_agent.listening import MAX_SOCKET_PATH_BYTES
+
+SOCKET_FILE = "agent.sock"
+KERNELS_FOLDER = "kernels"
+BLOBS_FOLDER = "blobs"
+SOCKET_FOLDER_FILE = "socket-folder"
+"""Holds the path of the folder of the socket, where the socket's path would be too long in the agent's own folder."""
+_SOCKET_FOLDER_PREFIX = "nbgpu-agent-"
+
+ENDING_TIMEOUT_S = 30.0
+"""How long to wait for an agent that is ending, which is one that holds the lock and has no record any more."""
+_POLL_S = 0.05
+
+
+class AlreadyRunningError(AgentError):
+    """Raised when another agent has the folder."""
+
+
+@dataclass(frozen=True)
+class AgentFolders:
+    """Where the agent keeps what it needs while it runs. All of it is the owner's alone."""
+
+    root: Path
+
+    @property
+    def kernels(self) -> Path:
+        return self.root / KERNELS_FOLDER
+
+    @property
+    def blobs(self) -> Path:
+        return self.root / BLOBS_FOLDER
+
+    def make_socket_path(self) -> Path:
+        """Returns where the embedded agent's socket goes, in a short folder of its own if it must be."""
+        path = self.root / SOCKET_FILE
+        if len(str(path).encode()) <= MAX_SOCKET_PATH_BYTES:
+            return path
+        folder = tempfile.mkdtemp(prefix=_SOCKET_FOLDER_PREFIX)
+        (self.root / SOCKET_FOLDER_FILE).write_text(folder)
+        path = Path(folder) / SOCKET_FILE
+        if len(str(path).encode()) > MAX_SOCKET_PATH_BYTES:
+            raise InvalidRequestError(
+                f"{str(path)!r} is too long for a Unix socket", "set TMPDIR to a folder with a shorter path"
+            )
+        return path
+
+    def remove_record(self) -> None:
+        """Makes clients look for another agent, of which the next waits until this one has ended."""
+        (self.root / AGENT_FILE).unlink(missing_ok=True)
+
+    def clean(self) -> None:
+        """Removes the record, the socket and what was stored. Kernels must have ended; locks and logs stay."""
+        self.remove_record()
+        for temporary in self.root.glob(f"{AGENT_FILE}.*"):
+            temporary.unlink(missing_ok=True)
+        (self.root / SOCKET_FILE).unlink(missing_ok=True)
+        _remove_socket_folder(self.root / SOCKET_FOLDER_FILE)
+        for folder in (self.kernels, self.blobs):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def locked_folder(root: Path) -> Iterator[AgentFolders]:
+    """Makes the folder, and holds it for as long as the agent runs; blocks while another agent is ending in it.
+
+    Raises:
+        AlreadyRunningError: Another agent has it.
+        InvalidRequestError: It cannot be had, or belongs to somebody else.
+    """
+    try:
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if root.stat().st_uid != os.getuid():
+            raise InvalidRequestError(f"the folder {root} belongs to another user", "choose another with --folder")
+        root.chmod(0o700)
+        lock = os.open(root / RUN_LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise InvalidRequestError(f"the folder {root} cannot be used: {error.strerror}") from error
+    try:
+        _lock(lock, root)
+        yield AgentFolders(root)
+    finally:
+        os.close(lock)  # releases it
+
+
+def _lock(lock: int, root: Path) -> None:
+    deadline_s = time.monotonic() + ENDING_TIMEOUT_S
+    while True:
+        try:
+            return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            record = read_record(root)
+            if record is not None:
+                raise AlreadyRunningError(
+                    f"an agent runs in {root} already, with process id {record.pid}",
+                    "use that one, or end it first: `nbgpu agent stop`",
+                ) from None
+            if time.monotonic() > deadline_s:
+                raise AlreadyRunningError(f"another agent holds {root}, and neither serves nor ends") from None
+        time.sleep(_POLL_S)
+
+
+def _remove_socket_folder(pointer: Path) -> None:
+    try:
+        folder = Path(pointer.read_text())
+        status = folder.lstat()
+    except OSError:
+        pointer.unlink(missing_ok=True)
+        return
+    # The file is the owner's alone, and yet: remove nothing that this module did not make.
+    if (
+        folder.name.startswith(_SOCKET_FOLDER_PREFIX)
+        and stat.S_ISDIR(status.st_mode)
+        and status.st_uid == os.getuid()
+        and set(os.listdir(folder)) <= {SOCKET_FILE}
+    ):
+        shutil.rmtree(folder, ignore_errors=True)
+    pointer.unlink(missing_ok=True)

@@ -1,0 +1,518 @@
+"""Starts kernels, holds spare ones, and owns what each leaves on the machine: processes, sockets and folders.
+
+A kernel is driven through Jupyter's kernel protocol: a connection file, five sockets, JPY_PARENT_PID. jupyter_client's
+manager is not used: it would learn of a kernel's end by polling ten times a second, and its import alone takes longer
+than the rest of the agent's start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import tempfile
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+import zmq
+
+from nbgpu_agent.channels import MAX_SOCKET_PATH_BYTES, Channel, KernelChannels, connection_info, message_parts
+from nbgpu_agent.errors import KernelDiedError, KernelFailedError
+from nbgpu_agent.kernel_environment import base_variables
+from nbgpu_agent.model import KernelExit
+from nbgpu_agent.processes import (
+    MARKER_VARIABLE,
+    ProcessTable,
+    end_processes,
+    end_processes_now,
+    signal_group,
+    signal_process,
+    start_time,
+)
+
+START_TIMEOUT_S = 60.0
+STDERR_TAIL_BYTES = 4096
+MAX_LOG_BYTES = 4 << 20
+"""A kernel's log is cut back to a quarter of this when it is longer."""
+_LOG_TRIM_INTERVAL_S = 5.0
+_TERMINATION_GRACE_S = 0.3
+_MAX_FAILED_SPARES = 3
+_RECORD_FILE = "kernel.json"
+_SHORT_FOLDER_PREFIX = "nbgpu-"
+# Below the folder for temporary files people make sockets of their own: multiprocessing takes 33 characters.
+_MAX_TEMPORARY_PATH_BYTES = MAX_SOCKET_PATH_BYTES - 47
+_KERNEL_ARGUMENTS = ("--HistoryManager.enabled=False", "--log-level=CRITICAL")
+_KERNEL_SCRIPT = Path(__file__).resolve().parent.parent / "nbgpu_kernel"
+
+
+class Kernel:
+    """One kernel: its process, its sockets, its folder. Made by a KernelLauncher, and ended by whoever took it.
+
+    Attributes:
+        id: Marks its processes, see `processes`.
+        channels: To exchange messages with it.
+        python_version: Of its language, once it is ready.
+        ended: Done when the process has ended; the result is its exit code, negative for a signal.
+    """
+
+    def __init__(
+        self, kernel_id: str, folder: Path, python: str, variables: Mapping[str, str], launcher: KernelLauncher
+    ) -> None:
+        self.id = kernel_id
+        self.python = python
+        self.python_version = ""
+        self.ending_asked_for = False
+        self._folder = folder
+        self._launcher = launcher
+        self._loop = asyncio.get_running_loop()
+        self._stacks_lock = asyncio.Lock()
+        self.ended: asyncio.Future[int] = self._loop.create_future()
+        folder.mkdir(mode=0o700)
+        self._runtime_folder = folder
+        temporary = folder / "tmp"
+        if len(os.fsencode(temporary)) > _MAX_TEMPORARY_PATH_BYTES:
+            self._runtime_folder = Path(tempfile.mkdtemp(prefix=_SHORT_FOLDER_PREFIX))
+            temporary = self._runtime_folder / "tmp"
+        self._write_record(None)
+        temporary.mkdir()
+        self._log_path = folder / "log"
+        self._stacks_path = folder / "stacks"
+        connection_path = folder / "connection.json"
+        socket_prefix = self._runtime_folder / "k"
+        connection_path.write_text(json.dumps(connection_info(socket_prefix)))
+        own_variables = {
+            "JPY_PARENT_PID": str(os.getpid()),
+            "NBGPU_STACKS_FILE": str(self._stacks_path),
+            "TMPDIR": str(temporary),
+            MARKER_VARIABLE: kernel_id,
+        }
+        command = [python, str(_KERNEL_SCRIPT), "-f", str(connection_path), *_KERNEL_ARGUMENTS]
+        try:
+            with open(self._log_path, "ab") as log:
+                self._process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    cwd=temporary,
+                    env={**variables, **own_variables},
+                    start_new_session=True,
+                )
+        except OSError:
+            self._remove_folders()
+            raise
+        self._write_record(self._process.pid)
+        threading.Thread(target=self._wait, name=f"kernel-{kernel_id}", daemon=True).start()
+        self.channels = KernelChannels(launcher.context, socket_prefix, f"nbgpu-{kernel_id}".encode())
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        return not self.ended.done() and self._process.returncode is None
+
+    def processes(self) -> list[psutil.Process]:
+        """Returns its process, if it lives, and all that came from it."""
+        return self._launcher.process_table.processes(self.id, self.pid)
+
+    def interrupt(self) -> None:
+        """Sends SIGINT to the kernel and its process group: children of the cell are meant as well."""
+        if self.alive:
+            signal_group(self.pid, signal.SIGINT)
+
+    def nudge(self) -> None:
+        """Has the kernel return from a system call that blocks, if it is in one, and look for signals.
+
+        Python repeats the call, if there was no signal else. SIGURG is ignored by whoever does not handle it.
+        """
+        if self.alive:
+            signal_process(self.pid, signal.SIGURG)
+
+    async def stacks(self, timeout_s: float = 2.0) -> str:
+        """Returns the Python stacks of its threads, also while one computes.
+
+        Raises:
+            KernelDiedError: The kernel has ended, or does not answer.
+        """
+        async with self._stacks_lock:
+            before = _size(self._stacks_path)
+            if not self.alive:
+                raise KernelDiedError("the kernel has ended, so it has no stacks")
+            signal_process(self.pid, signal.SIGUSR1)
+            deadline = self._loop.time() + timeout_s
+            size = before
+            while self._loop.time() < deadline and self.alive:
+                await asyncio.sleep(0.01)
+                now, size = size, _size(self._stacks_path)
+                if size > before and size == now:  # written, and nothing more comes
+                    break
+            if size == before:
+                raise KernelDiedError(
+                    f"the kernel did not show its stacks within {timeout_s:g} s", "`%gpu logs` shows what it wrote"
+                )
+            return self._stacks_path.read_bytes()[before:].decode(errors="replace")
+
+    def log_tail(self, max_bytes: int = 0) -> str:
+        """Returns the end of what the process wrote to its own stdout and stderr; 0: all that is kept."""
+        try:
+            with open(self._log_path, "rb") as file:
+                if max_bytes:
+                    file.seek(max(0, _size(self._log_path) - max_bytes))
+                return file.read().decode(errors="replace")
+        except FileNotFoundError:
+            return ""
+
+    def trim_log(self) -> None:
+        """Cuts the log back where it is too long. What is written meanwhile may be lost; what follows is appended."""
+        if _size(self._log_path) > MAX_LOG_BYTES:
+            with open(self._log_path, "r+b") as file:
+                file.seek(-(MAX_LOG_BYTES // 4), os.SEEK_END)
+                kept = file.read()
+                file.seek(0)
+                file.write(kept)
+                file.truncate()
+
+    def exit(self) -> KernelExit:
+        """Returns how it ended, once it has."""
+        code = self.ended.result()
+        return KernelExit(
+            exit_code=code if code >= 0 else None,
+            signal=-code if code < 0 else None,
+            stderr_tail=self.log_tail(STDERR_TAIL_BYTES).strip(),
+            asked_for=self.ending_asked_for,
+        )
+
+    async def wait_ready(self, timeout_s: float = START_TIMEOUT_S) -> None:
+        """Waits until it answers, on its output socket as well.
+
+        Raises:
+            KernelFailedError: It ended, or did not answer in time.
+        """
+        heard: set[Channel] = set()
+        both = self._loop.create_future()
+
+        def on_message(channel: Channel, parts: list[bytes]) -> None:
+            heard.add(channel)
+            if channel is Channel.SHELL:
+                self.python_version = json.loads(parts[3])["language_info"]["version"]
+            if {Channel.SHELL, Channel.IOPUB} <= heard and not both.done():
+                both.set_result(None)
+
+        self.channels.on_message = on_message
+        deadline = self._loop.time() + timeout_s
+        # What the kernel publishes before the subscription arrives is lost, so it is asked until both have come.
+        while not both.done():
+            self.channels.send(Channel.SHELL, message_parts("kernel_info_request", {}))
+            await asyncio.wait(
+                {both, self.ended}, timeout=2.0 if not heard else 0.1, return_when=asyncio.FIRST_COMPLETED
+            )
+            if self.ended.done():
+                raise self._failed(f"the kernel of {self.python} ended while it started")
+            if self._loop.time() > deadline:
+                raise self._failed(f"the kernel of {self.python} did not answer within {timeout_s:g} s")
+
+    async def assign(self, variables: Mapping[str, str], working_folder: Path) -> None:
+        """Makes it a session's, with these environment variables and in this folder.
+
+        Raises:
+            KernelFailedError: It ended, refused, or did not answer.
+        """
+        replied: asyncio.Future[dict[str, Any]] = self._loop.create_future()
+        idle = self._loop.create_future()
+        parts = message_parts(
+            "nbgpu_assign_request", {"environment_variables": dict(variables), "working_folder": str(working_folder)}
+        )
+        message_id = json.loads(parts[0])["msg_id"]
+
+        def on_message(channel: Channel, received: list[bytes]) -> None:
+            if json.loads(received[1]).get("msg_id") != message_id:
+                return
+            if channel is Channel.SHELL and not replied.done():
+                replied.set_result(json.loads(received[3]))
+            elif channel is Channel.IOPUB and b'"idle"' in received[3] and not idle.done():
+                idle.set_result(None)
+
+        self.channels.on_message = on_message
+        self.channels.send(Channel.SHELL, parts)
+        both = asyncio.gather(replied, idle)
+        try:
+            await asyncio.wait({both, self.ended}, timeout=START_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED)
+            if not both.done():
+                raise self._failed("the kernel ended, or did not answer, when it was given to its session")
+            reply = replied.result()
+        finally:
+            both.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await both
+        if reply["status"] != "ok":
+            raise self._failed(f"the kernel refused its session: {reply['ename']}: {reply['evalue']}")
+
+    async def end(self, *, grace_s: float = _TERMINATION_GRACE_S) -> None:
+        """Ends it with all that came from it, closes its sockets and removes its folders. Idempotent.
+
+        Ends also what it left when it has ended on its own.
+        """
+        await self.end_processes(grace_s=grace_s)
+        self.channels.close()
+        self._launcher.forget(self)
+        self._remove_folders()
+
+    async def end_processes(self, *, grace_s: float = _TERMINATION_GRACE_S) -> None:
+        """Ends its processes, and waits until its own has ended.
+
+        With a grace, an idle kernel runs what the user registered with atexit; one that computes is killed after it.
+        """
+        if self.alive:
+            self.ending_asked_for = True
+            if grace_s > 0:
+                self.channels.send(Channel.CONTROL, message_parts("shutdown_request", {"restart": False}))
+                await asyncio.wait({self.ended}, timeout=grace_s)
+            if self.alive:
+                signal_process(self.pid, signal.SIGKILL)
+        await asyncio.wait({self.ended}, timeout=5.0)
+        await end_processes([self.id], grace_s=grace_s)
+
+    def _remove_folders(self) -> None:
+        for folder in {self._folder, self._runtime_folder}:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _wait(self) -> None:
+        code = self._process.wait()
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self.ended.set_result, code)
+
+    def _write_record(self, pid: int | None) -> None:
+        record = {
+            "id": self.id,
+            "pid": pid,
+            "start_time": start_time(pid) if pid is not None else None,
+            "runtime_folder": str(self._runtime_folder),
+        }
+        (self._folder / _RECORD_FILE).write_text(json.dumps(record))
+
+    def _failed(self, message: str) -> KernelFailedError:
+        tail = self.log_tail(STDERR_TAIL_BYTES).strip()
+        hint = "`%gpu restart` tries again"
+        if "No module named 'ipykernel" in tail or "No module named 'zmq" in tail:
+            hint = f"{self.python} -m pip install ipykernel"
+        return KernelFailedError(f"{message}:\n{tail}" if tail else message, hint)
+
+
+class KernelLauncher:
+    """Starts kernels, holds spare ones, and knows their folders.
+
+    Args:
+        folder: In which each kernel gets a folder of its own. The launcher's alone.
+        environment_variables: Names that are passed on to kernels, beside the usual ones.
+        spare_kernels: How many kernels are held ready.
+        default_python: Interpreter of kernels that none is asked for.
+    """
+
+    def __init__(
+        self, folder: Path, *, environment_variables: Sequence[str], spare_kernels: int, default_python: str
+    ) -> None:
+        self.context: zmq.Context[Any] = zmq.Context(io_threads=1)
+        self.process_table = ProcessTable()
+        self._folder = folder
+        self._environment_variables = tuple(environment_variables)
+        self._spare_kernels = spare_kernels
+        self._default_python = default_python
+        self._kernels: dict[str, Kernel] = {}
+        self._spares: collections.deque[Kernel] = collections.deque()
+        self._spare_python = default_python
+        self._failed_spares = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._refill: asyncio.Task[None] | None = None
+        self._trimming: asyncio.Task[None] | None = None
+        self._closed = False
+
+    @property
+    def spares_ready(self) -> int:
+        return len(self._spares)
+
+    async def start_spares(self) -> None:
+        """Starts the spare kernels in the background."""
+        self._start_refill()
+
+    async def close(self) -> None:
+        """Ends every kernel that is left, spare or not. Idempotent."""
+        self._closed = True
+        for task in (*self._tasks, self._trimming):
+            if task is not None:
+                task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._trimming is not None:
+            await asyncio.gather(self._trimming, return_exceptions=True)
+        await asyncio.gather(*(kernel.end() for kernel in list(self._kernels.values())))
+        self._spares.clear()
+        self.context.destroy(linger=0)
+        with contextlib.suppress(OSError):
+            self._folder.rmdir()
+
+    async def take(self, python: str, working_folder: Path, variables: Mapping[str, str]) -> Kernel:
+        """Returns a kernel that is ready, in the folder and with the variables: a spare one, or a new one.
+
+        Args:
+            python: Path of the interpreter; empty: the default.
+
+        Raises:
+            KernelFailedError: It does not start.
+        """
+        python = python or self._default_python
+        while (spare := self._pop_spare(python)) is not None:
+            try:
+                await spare.assign(variables, working_folder)
+            except KernelFailedError:  # it ended this moment
+                await spare.end()
+            except BaseException:
+                await spare.end()
+                raise
+            else:
+                self._start_refill(python)
+                return spare
+        kernel = await self._start(python)
+        try:
+            await kernel.assign(variables, working_folder)
+        except BaseException:
+            await kernel.end()
+            raise
+        self._start_refill(python)
+        return kernel
+
+    def make_folder(self, session_id: str) -> Path:
+        """Makes a session's own folder, to work in. Removed by `remove_folder`."""
+        folder = self._folder / f"session-{session_id}"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return folder
+
+    def remove_folder(self, session_id: str) -> None:
+        shutil.rmtree(self._folder / f"session-{session_id}", ignore_errors=True)
+
+    def forget(self, kernel: Kernel) -> None:
+        """Called by a kernel that has ended and cleaned up."""
+        self._kernels.pop(kernel.id, None)
+        with contextlib.suppress(ValueError):
+            self._spares.remove(kernel)
+
+    def _pop_spare(self, python: str) -> Kernel | None:
+        for spare in self._spares:
+            if spare.python == python and spare.alive:
+                self._spares.remove(spare)
+                return spare
+        return None
+
+    async def _start(self, python: str) -> Kernel:
+        if self._closed:
+            raise KernelFailedError("the agent is ending and starts no kernels")
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        kernel_id = secrets.token_hex(8)
+        variables = base_variables(os.environ, self._environment_variables, Path(python))
+        try:
+            kernel = Kernel(kernel_id, self._folder / kernel_id, python, variables, self)
+        except OSError as error:
+            shutil.rmtree(self._folder / kernel_id, ignore_errors=True)
+            raise KernelFailedError(
+                f"the interpreter {python} cannot be run: {error.strerror or error}",
+                "name one that exists, by its path",
+            ) from error
+        self._kernels[kernel_id] = kernel
+        if self._trimming is None:
+            self._trimming = asyncio.create_task(self._trim_logs())
+        try:
+            await kernel.wait_ready()
+        except BaseException:
+            await kernel.end(grace_s=0.0)
+            raise
+        return kernel
+
+    def _start_refill(self, python: str | None = None) -> None:
+        """Has spare kernels replaced that were taken, that died, or that are of another interpreter than the last."""
+        if python is not None:
+            self._spare_python, self._failed_spares = python, 0
+        if self._closed or self._spare_kernels <= 0 or (self._refill is not None and not self._refill.done()):
+            return
+        self._refill = asyncio.create_task(self._fill_spares())
+        self._tasks.add(self._refill)
+        self._refill.add_done_callback(self._tasks.discard)
+
+    async def _fill_spares(self) -> None:
+        while not self._closed:
+            for spare in [spare for spare in self._spares if spare.python != self._spare_python or not spare.alive]:
+                self._spares.remove(spare)
+                await spare.end(grace_s=0.0)
+            if len(self._spares) >= self._spare_kernels or self._failed_spares >= _MAX_FAILED_SPARES:
+                return
+            try:
+                spare = await self._start(self._spare_python)
+            except KernelFailedError:  # whoever asks for a kernel will be told
+                self._failed_spares += 1
+                continue
+            spare.ended.add_done_callback(lambda ended: self._start_refill())
+            self._spares.append(spare)
+
+    async def _trim_logs(self) -> None:
+        while True:
+            await asyncio.sleep(_LOG_TRIM_INTERVAL_S)
+            for kernel in list(self._kernels.values()):
+                with contextlib.suppress(OSError):
+                    kernel.trim_log()
+
+
+def reap_leftovers(folder: Path) -> list[str]:
+    """Ends every process and removes every folder that an agent left which was killed. Blocks.
+
+    Called before the folder's next agent starts kernels. Processes are found by the kernel's random marker, or by
+    number and start time, so that none is hit that was given the number since.
+
+    Returns:
+        What was ended and removed, in words.
+    """
+    done: list[str] = []
+    if not folder.is_dir():
+        return done
+    for kernel_folder in sorted(folder.iterdir()):
+        try:
+            record = json.loads((kernel_folder / _RECORD_FILE).read_text())
+            kernel_id, pid, runtime_folder = str(record["id"]), record["pid"], Path(record["runtime_folder"])
+        except (OSError, ValueError, KeyError, TypeError):
+            kernel_id, pid, runtime_folder, record = kernel_folder.name, None, kernel_folder, {}
+        if isinstance(pid, int) and record.get("start_time") is not None and start_time(pid) == record["start_time"]:
+            signal_process(pid, signal.SIGKILL)
+        ended = end_processes_now([kernel_id])
+        if ended:
+            done.append(f"ended {len(ended)} processes of kernel {kernel_id}: {', '.join(map(str, ended))}")
+        if runtime_folder != kernel_folder and _is_short_folder(runtime_folder):
+            shutil.rmtree(runtime_folder, ignore_errors=True)
+            done.append(f"removed {runtime_folder}")
+        shutil.rmtree(kernel_folder, ignore_errors=True)
+        done.append(f"removed {kernel_folder}")
+    return done
+
+
+def _is_short_folder(folder: Path) -> bool:
+    """Says whether it is a folder as Kernel makes them, so that a damaged record removes nothing else."""
+    return (
+        folder.name.startswith(_SHORT_FOLDER_PREFIX)
+        and folder.parent == Path(tempfile.gettempdir())
+        and folder.is_dir()
+        and not folder.is_symlink()
+        and folder.stat().st_uid == os.getuid()
+    )
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0

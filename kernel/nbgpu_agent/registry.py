@@ -1,0 +1,376 @@
+"""The registry of sessions: opens them on leases, finds a notebook's again, closes them and frees what they held."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import time
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from nbgpu_agent.errors import BusyError, NoSuchSessionError, SessionsOpenError, ShuttingDownError
+from nbgpu_agent.leases import LeaseLedger
+from nbgpu_agent.model import Accelerator, Alternative, Lease, Phase, SessionInfo, SessionRequest, SessionUpdate, Spec
+from nbgpu_agent.placement import Waiting, satisfies
+from nbgpu_agent.sampling import Held
+from nbgpu_agent.state import Changes
+
+if TYPE_CHECKING:
+    from nbgpu_agent.sessions import Session
+
+logger = logging.getLogger(__name__)
+
+SessionFactory: TypeAlias = "Callable[[str, SessionRequest, Lease, Callable[[], None]], Session]"
+"""Makes a session that is not started yet, from its id, its request, its lease, and what to call when it changes."""
+
+
+class SessionRegistry:
+    """All sessions of the agent. Used on the event loop only.
+
+    Args:
+        accelerators: All of the node's.
+        make_session: Makes a session that is not started yet.
+        lease_duration_s: After which a lease expires that is not renewed, and its session is closed; None: never.
+        now: The time, in seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        accelerators: Sequence[Accelerator],
+        make_session: SessionFactory,
+        *,
+        lease_duration_s: float | None = None,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self.changes = Changes()
+        self.ledger = LeaseLedger(accelerators, duration_s=lease_duration_s, on_change=self.changes.notify, now=now)
+        self._make_session = make_session
+        self._sessions: dict[str, Session] = {}
+        self._closing: dict[str, asyncio.Task[None]] = {}
+        self._openings: dict[tuple[str, tuple[Alternative, ...] | None], _Opening] = {}
+        self._untaken: dict[str, _Opening] = {}
+        self._anonymous_openings = 0
+        self._users = 0
+        self._unused_since_s = time.monotonic()
+        self._shutting_down = False
+        self._cleanups: set[asyncio.Task[None]] = set()
+
+    def get(self, session_id: str) -> Session:
+        """Returns the session.
+
+        Raises:
+            NoSuchSessionError: It is closed, or another agent's.
+        """
+        try:
+            return self._sessions[session_id]
+        except KeyError:
+            raise NoSuchSessionError(
+                f"no session {session_id!r} here; it is closed, or the agent was started anew",
+                "open another with `%gpu attach`",
+            ) from None
+
+    def infos(self) -> list[SessionInfo]:
+        """Returns all sessions, the oldest first; those that start are among them."""
+        return [session.info() for session in self._sessions.values()]
+
+    def held(self) -> list[Held]:
+        """Returns who holds what."""
+        return [
+            Held(session.id, session.lease.accelerators, session)
+            for session in self._sessions.values()
+            if session.lease is not None
+        ]
+
+    def holders(self) -> dict[str, str]:
+        """Returns the session that holds each accelerator, by the accelerator's id."""
+        return {each.id: held.session_id for held in self.held() for each in held.accelerators if not each.shared}
+
+    def unused_s(self) -> float:
+        """Returns for how long there has been neither a session nor a request for one nor a watcher."""
+        if self._users or self._sessions or self._openings or self._closing:
+            return 0.0
+        return time.monotonic() - self._unused_since_s
+
+    @contextlib.contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Marks the agent as in use, for as long as somebody watches it."""
+        self._users += 1
+        try:
+            yield
+        finally:
+            self._users -= 1
+            self._touch()
+
+    async def open(
+        self, request: SessionRequest, *, no_wait: bool = False, existing_only: bool = False
+    ) -> AsyncGenerator[SessionUpdate, None]:
+        """Yields what is happening until the notebook has a session that satisfies its spec; READY comes last.
+
+        A notebook's session is found again by its id; two requests of a notebook for the same are one. Closing the
+        iterator before it has gone on from READY withdraws the request and leaves nothing behind.
+
+        Raises:
+            NoSuchSessionError: There is none, and `existing_only` is set.
+            BusyError: It would have to wait, and `no_wait` is set.
+            NoSuchAcceleratorError, CanNeverFitError: As `placement.check_fits`.
+            KernelFailedError: The kernel does not start.
+            ShuttingDownError: The agent is ending.
+        """
+        if self._shutting_down:
+            raise ShuttingDownError("the agent is ending")
+        if (found := self._find(request)) is not None:
+            if (opened := self._untaken.get(found.id)) is not None:
+                opened.take()
+            yield SessionUpdate(Phase.READY, session=found.info(), existing=True)
+            return
+        if existing_only:
+            raise NoSuchSessionError(
+                f"the notebook has no session{f' on {request.spec.text}' if request.spec else ''} here",
+                "open one with `%gpu attach`",
+            )
+        opening = self._join_or_begin(request, no_wait=no_wait)
+        updates = opening.watch(no_wait=no_wait)
+        async with contextlib.aclosing(updates):
+            async for update in updates:
+                yield update
+
+    async def close(self, session_id: str, reason: str) -> None:
+        """Ends the session and its processes, then frees what it held. Idempotent; returns once it is done."""
+        closing = self._closing.get(session_id)
+        if closing is None:
+            session = self._sessions.get(session_id)
+            if session is None:
+                return
+            closing = asyncio.get_running_loop().create_task(self._close(session, reason), name=f"close {session_id}")
+            self._closing[session_id] = closing
+        await asyncio.shield(closing)
+
+    async def close_all(self, reason: str) -> None:
+        """Withdraws every request, ends every session; from now on there is no new one."""
+        self._shutting_down = True
+        for opening in list(self._openings.values()):
+            opening.withdraw(ShuttingDownError("the agent is ending"))
+        while self._cleanups or self._sessions:
+            await asyncio.gather(
+                *(self.close(session_id, reason) for session_id in list(self._sessions)),
+                *list(self._cleanups),
+                return_exceptions=True,
+            )
+
+    def refuse_if_open(self) -> None:
+        """Refuses to end while the agent is in use.
+
+        Raises:
+            SessionsOpenError: There are sessions, or requests for some.
+        """
+        count = len(self._sessions) + sum(not opening.has_session for opening in self._openings.values())
+        if count:
+            raise SessionsOpenError(
+                f"{count} session{'s are' if count > 1 else ' is'} open",
+                "close them first, or end it with --force",
+            )
+
+    def renew(self, session_id: str, duration_s: float | None) -> Lease:
+        """Returns the session's lease, extended from now on.
+
+        Raises:
+            NoSuchSessionError: It is closed, or holds no lease.
+            InvalidRequestError: The duration is out of range.
+        """
+        session = self.get(session_id)
+        lease = self.ledger.renew(session.lease.id, duration_s) if session.lease else None
+        if lease is None:
+            raise NoSuchSessionError(f"session {session_id!r} holds no accelerators now")
+        session.lease = lease
+        return lease
+
+    def close_expired(self) -> None:
+        """Begins to close the sessions whose lease is over. To be called about once a second."""
+        expired = {lease.id for lease in self.ledger.expired()}
+        for session in list(self._sessions.values()):
+            if session.lease is not None and session.lease.id in expired and session.id not in self._closing:
+                logger.info("the lease of session %s expired", session.id)
+                self.in_background(self.close(session.id, "its lease expired"))
+
+    def _find(self, request: SessionRequest) -> Session | None:
+        """Returns the notebook's session that satisfies the spec, the one used last if there are several."""
+        if not request.notebook_id:
+            return None
+        found = [
+            session
+            for session in self._sessions.values()
+            if session.id not in self._closing and _belongs(session.info(), request)
+        ]
+        return max(found, key=lambda session: session.info().last_active_unix_s, default=None)
+
+    def _join_or_begin(self, request: SessionRequest, *, no_wait: bool) -> _Opening:
+        key = (request.notebook_id, request.spec.alternatives if request.spec else None)
+        if not request.notebook_id:
+            self._anonymous_openings += 1
+            key = (f"\0{self._anonymous_openings}", None)  # nobody can ask for the same
+        if (opening := self._openings.get(key)) is None and request.notebook_id and request.spec is None:
+            opening = next((each for (notebook, _), each in self._openings.items() if notebook == key[0]), None)
+        if opening is None:
+            opening = _Opening(self, request, no_wait=no_wait, on_end=lambda: self._forget(key))
+            self._openings[key] = opening
+        opening.no_wait = opening.no_wait and no_wait
+        return opening
+
+    def _forget(self, key: tuple[str, tuple[Alternative, ...] | None]) -> None:
+        self._openings.pop(key, None)
+        self._touch()
+
+    def make_session(self, opening: _Opening, request: SessionRequest, lease: Lease) -> Session:
+        """Returns a new session on the lease, listed and not started."""
+        session = self._make_session(secrets.token_hex(8), request, lease, self.changes.notify)
+        self._sessions[session.id] = session
+        self._untaken[session.id] = opening
+        self.changes.notify()
+        return session
+
+    async def _close(self, session: Session, reason: str) -> None:
+        try:
+            await session.close(reason)
+        except Exception:
+            logger.exception("session %s did not close cleanly", session.id)
+        finally:
+            # Only now: its processes had the accelerators until here.
+            self._sessions.pop(session.id, None)
+            self._untaken.pop(session.id, None)
+            self._closing.pop(session.id, None)
+            if session.lease is not None:
+                self.ledger.release(session.lease.id)
+            self._touch()
+            self.changes.notify()
+            logger.info("session %s closed: %s", session.id, reason)
+
+    def settle(self, session_id: str) -> None:
+        """Notes that the session is its notebook's from now on, whoever leaves."""
+        self._untaken.pop(session_id, None)
+
+    def in_background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._cleanups.add(task)
+        task.add_done_callback(self._cleanups.discard)
+        return task
+
+    def _touch(self) -> None:
+        self._unused_since_s = time.monotonic()
+
+
+class _Opening:
+    """A session on its way to READY, watched by those who asked for it; it is undone when the last of them leaves."""
+
+    def __init__(
+        self, registry: SessionRegistry, request: SessionRequest, *, no_wait: bool, on_end: Callable[[], None]
+    ) -> None:
+        self._registry = registry
+        self._updates: list[SessionUpdate] = []
+        self._arrived = asyncio.Event()
+        self._watchers = 0
+        self.taken = False  # a watcher has gone on from READY: the session is its notebook's
+        self.no_wait = no_wait  # whether all who asked said so
+        self._session: Session | None = None
+        self._error: Exception | None = None
+        self._on_end = on_end
+        self._task = registry.in_background(self._run(request))
+
+    @property
+    def has_session(self) -> bool:
+        return self._session is not None
+
+    def take(self) -> None:
+        """Makes the session its notebook's: it stays, whoever leaves."""
+        self.taken = True
+        if self._session is not None:
+            self._registry.settle(self._session.id)
+
+    async def watch(self, *, no_wait: bool) -> AsyncGenerator[SessionUpdate, None]:
+        """Yields every update from the first on, and raises what the opening fails with."""
+        self._watchers += 1
+        position = 0
+        try:
+            while True:
+                arrived = self._arrived
+                while position < len(self._updates):
+                    update = self._updates[position]
+                    position += 1
+                    if update.phase is Phase.QUEUED:
+                        if no_wait:
+                            raise BusyError("the notebook's request for the same waits already", "wait, or cancel it")
+                        if position < len(self._updates):
+                            continue  # only the newest place in the queue matters
+                    yield update
+                    if update.phase is Phase.READY:
+                        self.take()
+                        return
+                if self._error is not None:
+                    raise self._error
+                await arrived.wait()
+        finally:
+            self._watchers -= 1
+            if not self._watchers and not self.taken:
+                await asyncio.shield(self.withdraw(ShuttingDownError("the request was withdrawn")))
+
+    def withdraw(self, error: Exception) -> asyncio.Task[None]:
+        """Undoes it, wherever it is; whoever still watches gets the error. Returns the task that does so."""
+        self._error = self._error or error
+        return self._registry.in_background(self._undo())
+
+    async def _undo(self) -> None:
+        self._task.cancel()
+        await asyncio.wait([self._task])
+        if self._session is not None and not self.taken:
+            await self._registry.close(self._session.id, "its request was withdrawn")
+        self._tell(None)
+
+    async def _run(self, request: SessionRequest) -> None:
+        try:
+            await self._open(request)
+        except Exception as error:  # noqa: BLE001
+            self._error = error
+            if self._session is not None:
+                await self._registry.close(self._session.id, "its kernel did not start")
+        finally:
+            self._on_end()
+            self._tell(None)
+
+    async def _open(self, request: SessionRequest) -> None:
+        ledger = self._registry.ledger
+        spec = request.spec or ledger.preferred()
+        lease_request = ledger.request(spec, no_wait=self.no_wait)
+        try:
+            async for state in lease_request.states():
+                if isinstance(state, Waiting):
+                    self._tell(SessionUpdate(Phase.QUEUED, state.position, state.length, state.detail))
+            lease = lease_request.lease
+            assert lease is not None, "the last state is the lease"
+            if request.spec is None:
+                spec = Spec((Alternative(lease.accelerators[0].type, 1),), lease.accelerators[0].type)
+            session = self._registry.make_session(self, replace(request, spec=spec), lease)
+        except BaseException:
+            ledger.withdraw(lease_request)
+            raise
+        self._session = session  # from here on, closing it frees the lease
+        self._tell(SessionUpdate(Phase.PLACING, session=replace(session.info(), phase=Phase.PLACING)))
+        self._tell(SessionUpdate(Phase.STARTING, session=replace(session.info(), phase=Phase.STARTING)))
+        await session.start()
+        logger.info("session %s opened on %s", session.id, ", ".join(each.id for each in lease.accelerators))
+        self._tell(SessionUpdate(Phase.READY, session=session.info()))
+
+    def _tell(self, update: SessionUpdate | None) -> None:
+        if update is not None:
+            self._updates.append(update)
+        arrived, self._arrived = self._arrived, asyncio.Event()
+        arrived.set()
+
+
+def _belongs(info: SessionInfo, request: SessionRequest) -> bool:
+    return (
+        info.phase is Phase.READY
+        and info.request.notebook_id == request.notebook_id
+        and (request.spec is None or (info.lease is not None and satisfies(request.spec, info.lease.accelerators)))
+    )

@@ -1,0 +1,222 @@
+"""Converts between the agent's values and protobuf messages; nothing else in the agent's core knows both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from nbgpu_protocol.accelerator_types import CPU, canonical_type
+from nbgpu_protocol.v1 import pool_pb2
+
+from nbgpu_agent.errors import InvalidRequestError
+from nbgpu_agent.model import (
+    Accelerator,
+    Alternative,
+    Execution,
+    KernelExit,
+    KernelState,
+    Lease,
+    Node,
+    Offer,
+    Phase,
+    Sample,
+    SessionInfo,
+    SessionRequest,
+    SessionUpdate,
+    Spec,
+)
+
+MAX_ALTERNATIVES = 16
+MAX_COUNT = 1024
+MAX_TEXT_CHARACTERS = 1024
+
+_PHASES = {
+    Phase.QUEUED: pool_pb2.QUEUED,
+    Phase.PLACING: pool_pb2.PLACING,
+    Phase.MATERIALISING: pool_pb2.MATERIALISING,
+    Phase.STARTING: pool_pb2.STARTING,
+    Phase.READY: pool_pb2.READY,
+    Phase.CLOSED: pool_pb2.CLOSED,
+}
+_KERNEL_STATES = {
+    KernelState.STARTING: pool_pb2.KERNEL_STARTING,
+    KernelState.IDLE: pool_pb2.KERNEL_IDLE,
+    KernelState.EXECUTING: pool_pb2.KERNEL_EXECUTING,
+    KernelState.DEAD: pool_pb2.KERNEL_DEAD,
+}
+
+
+def node_message(node: Node) -> pool_pb2.Node:
+    return pool_pb2.Node(
+        id=node.id,
+        hostname=node.hostname,
+        platform=node.platform,
+        cpu_count=node.cpu_count,
+        memory_bytes=node.memory_bytes,
+        driver_version=node.driver_version or "",
+    )
+
+
+def accelerator_message(accelerator: Accelerator, node: Node, session_id: str | None) -> pool_pb2.Accelerator:
+    """Returns the message.
+
+    Args:
+        accelerator: What to tell of.
+        node: The node that it is in.
+        session_id: The session that holds it; None where it is free, or shared.
+    """
+    return pool_pb2.Accelerator(
+        id=accelerator.id,
+        index=accelerator.index,
+        type=accelerator.type,
+        product_name=accelerator.product_name,
+        memory_bytes=accelerator.memory_bytes,
+        simulated=accelerator.simulated,
+        shared=accelerator.shared,
+        node_id=node.id,
+        session_id=session_id or "",
+    )
+
+
+def offer_message(offer: Offer, node: Node) -> pool_pb2.Offer:
+    return pool_pb2.Offer(
+        type=offer.type,
+        memory_bytes=offer.memory_bytes,
+        total=offer.total,
+        free=offer.free,
+        queued=offer.queued,
+        simulated=offer.simulated,
+        shared=offer.shared,
+        node_hostname=node.hostname,
+    )
+
+
+def lease_message(lease: Lease) -> pool_pb2.Lease:
+    return pool_pb2.Lease(
+        id=lease.id,
+        accelerator_ids=[accelerator.id for accelerator in lease.accelerators],
+        granted_unix_s=lease.granted_unix_s,
+        expires_unix_s=lease.expires_unix_s or 0,
+    )
+
+
+def execution_message(execution: Execution) -> pool_pb2.Execution:
+    return pool_pb2.Execution(
+        request_id=execution.request_id,
+        execution_count=max(execution.execution_count or 0, 0),
+        started_unix_s=execution.started_unix_s,
+    )
+
+
+def kernel_exit_message(kernel_exit: KernelExit) -> pool_pb2.KernelExit:
+    return pool_pb2.KernelExit(
+        exit_code=kernel_exit.exit_code,
+        signal=kernel_exit.signal,
+        stderr_tail=kernel_exit.stderr_tail,
+        asked_for=kernel_exit.asked_for,
+    )
+
+
+def session_info_message(info: SessionInfo, node: Node) -> pool_pb2.SessionInfo:
+    request = info.request
+    accelerators = info.lease.accelerators if info.lease else ()
+    return pool_pb2.SessionInfo(
+        id=info.id,
+        notebook_id=request.notebook_id,
+        notebook_name=request.notebook_name,
+        spec_text=request.spec.text if request.spec else "",
+        phase=_PHASES[info.phase],
+        lease=lease_message(info.lease) if info.lease else None,
+        accelerators=[accelerator_message(each, node, None if each.shared else info.id) for each in accelerators],
+        node=node_message(node),
+        kernel_state=_KERNEL_STATES[info.kernel_state],
+        kernel_generation=info.kernel_generation,
+        created_unix_s=info.created_unix_s,
+        last_active_unix_s=info.last_active_unix_s,
+        executing=execution_message(info.executing) if info.executing else None,
+        executions=info.executions,
+        kernel_exit=kernel_exit_message(info.kernel_exit) if info.kernel_exit else None,
+        python_version=info.python_version,
+        working_folder=info.working_folder,
+    )
+
+
+def session_update_message(update: SessionUpdate, node: Node) -> pool_pb2.SessionUpdate:
+    return pool_pb2.SessionUpdate(
+        phase=_PHASES[update.phase],
+        queue_position=update.queue_position,
+        queue_length=update.queue_length,
+        detail=update.detail,
+        session=session_info_message(update.session, node) if update.session else None,
+        existing=update.existing,
+    )
+
+
+def sample_message(sample: Sample) -> pool_pb2.Sample:
+    return pool_pb2.Sample(
+        accelerator_id=sample.accelerator_id,
+        time_unix_s=sample.time_unix_s,
+        simulated=sample.simulated,
+        utilisation_percent=sample.utilisation_percent,
+        memory_used_bytes=sample.memory_used_bytes,
+        memory_total_bytes=sample.memory_total_bytes,
+        power_watts=sample.power_watts,
+        power_limit_watts=sample.power_limit_watts,
+        temperature_celsius=sample.temperature_celsius,
+        sm_clock_mhz=sample.sm_clock_mhz,
+        memory_clock_mhz=sample.memory_clock_mhz,
+        session_id=sample.session_id or "",
+    )
+
+
+def sample_batch_message(samples: Iterable[Sample]) -> pool_pb2.SampleBatch:
+    return pool_pb2.SampleBatch(samples=[sample_message(sample) for sample in samples])
+
+
+def spec_from_message(message: pool_pb2.Spec) -> Spec:
+    """Returns the spec, its types made canonical.
+
+    Raises:
+        InvalidRequestError: No alternative, or a count out of range.
+    """
+    if not message.alternatives:
+        raise InvalidRequestError("a spec has no alternatives", "ask for one, such as `H100x8`, `any` or `CPU`")
+    if len(message.alternatives) > MAX_ALTERNATIVES:
+        raise InvalidRequestError(f"a spec has {len(message.alternatives)} alternatives, {MAX_ALTERNATIVES} at most")
+    return Spec(
+        tuple(_alternative_from_message(alternative) for alternative in message.alternatives),
+        _checked_text("spec.text", message.text),
+    )
+
+
+def _alternative_from_message(message: pool_pb2.Alternative) -> Alternative:
+    if not 1 <= message.count <= MAX_COUNT:
+        raise InvalidRequestError(f"{message.count} accelerators asked; a count is from 1 to {MAX_COUNT}")
+    accelerator_type = canonical_type(_checked_text("type", message.type))[0] if message.type else ""
+    if message.type and not accelerator_type:
+        raise InvalidRequestError(f"{message.type!r} is no accelerator type")
+    if accelerator_type == CPU and message.count != 1:
+        raise InvalidRequestError(f"{message.count} CPU asked; CPU is always 1", "ask for `CPU`")
+    return Alternative(accelerator_type, message.count, message.min_memory_bytes)
+
+
+def session_request_from_message(message: pool_pb2.OpenSessionRequest) -> SessionRequest:
+    """Returns what the session is asked to be; the paths are as they came, unchecked.
+
+    Raises:
+        InvalidRequestError: The spec is invalid, or a text too long.
+    """
+    return SessionRequest(
+        spec=spec_from_message(message.spec) if message.HasField("spec") else None,
+        notebook_id=_checked_text("notebook_id", message.notebook_id),
+        notebook_name=_checked_text("notebook_name", message.notebook_name),
+        python=_checked_text("python", message.python, limit=4096),
+        working_folder=_checked_text("working_folder", message.working_folder, limit=4096),
+    )
+
+
+def _checked_text(field: str, text: str, *, limit: int = MAX_TEXT_CHARACTERS) -> str:
+    if len(text) > limit:
+        raise InvalidRequestError(f"{field} has {len(text)} characters, {limit} at most")
+    if "\0" in text:
+        raise InvalidRequestError(f"{field} has a NUL character")
+    return text

@@ -1,0 +1,232 @@
+"""The Pool service: who is here, what is offered, open, list, close and watch sessions."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+from nbgpu_protocol import VERSION
+from nbgpu_protocol.v1 import pool_pb2, pool_pb2_grpc
+
+from nbgpu_agent.errors import (
+    InterpreterRefusedError,
+    InvalidRequestError,
+    NotServedError,
+    VersionMismatchError,
+)
+from nbgpu_agent.model import Node, SessionRequest
+from nbgpu_agent.registry import SessionRegistry
+from nbgpu_agent.sampling import KEPT_S, Sampler
+from nbgpu_agent.service.conversions import (
+    accelerator_message,
+    lease_message,
+    node_message,
+    offer_message,
+    sample_batch_message,
+    session_info_message,
+    session_request_from_message,
+    session_update_message,
+)
+from nbgpu_agent.service.translated_errors import translated
+
+CAPABILITIES = ("blobs", "interrupt", "stacks", "samples")
+
+
+@dataclass(frozen=True)
+class AgentIdentity:
+    """What an agent tells of itself."""
+
+    node: Node
+    version: str
+    """Of the nbgpu package."""
+    embedded: bool
+    allow_client_python: bool
+    """Whether clients choose interpreter and working folder."""
+
+
+class PoolService(pool_pb2_grpc.PoolServicer):
+    """Answers from the registry and the sampler.
+
+    Args:
+        identity: What the agent tells of itself.
+        registry: Its sessions.
+        sampler: Its samples.
+        shut_down: Called when a client asks the agent to end; returns at once.
+    """
+
+    def __init__(
+        self, identity: AgentIdentity, registry: SessionRegistry, sampler: Sampler, shut_down: Callable[[], None]
+    ) -> None:
+        self._identity = identity
+        self.node = identity.node
+        self._registry = registry
+        self._sampler = sampler
+        self._shut_down = shut_down
+
+    @translated
+    async def Handshake(  # noqa: N802
+        self, request: pool_pb2.HandshakeRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pool_pb2.HandshakeResponse:
+        with self._registry.in_use():
+            check_version(request.protocol_version, request.client_version, self._identity)
+            return pool_pb2.HandshakeResponse(
+                protocol_version=VERSION,
+                agent_version=self._identity.version,
+                node=node_message(self.node),
+                capabilities=CAPABILITIES,
+                embedded=self._identity.embedded,
+                pid=os.getpid(),
+            )
+
+    @translated
+    async def ListOffers(  # noqa: N802
+        self, request: pool_pb2.ListOffersRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pool_pb2.ListOffersResponse:
+        return pool_pb2.ListOffersResponse(
+            offers=[offer_message(offer, self.node) for offer in self._registry.ledger.offers()]
+        )
+
+    @translated
+    async def WatchPool(  # noqa: N802
+        self, request: pool_pb2.WatchPoolRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> None:
+        with self._registry.in_use():
+            async with contextlib.aclosing(self._registry.changes.watch()) as changes:
+                async for _ in changes:
+                    await context.write(self._state())
+
+    @translated
+    async def OpenSession(  # noqa: N802
+        self, request: pool_pb2.OpenSessionRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> None:
+        with self._registry.in_use():
+            wanted = self._checked(session_request_from_message(request))
+            updates = self._registry.open(wanted, no_wait=request.no_wait, existing_only=request.existing_only)
+            async with contextlib.aclosing(updates):
+                async for update in updates:
+                    await context.write(session_update_message(update, self.node))
+                    if context.cancelled():  # a write does not tell
+                        raise asyncio.CancelledError
+
+    @translated
+    async def ListSessions(  # noqa: N802
+        self, request: pool_pb2.ListSessionsRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pool_pb2.ListSessionsResponse:
+        return pool_pb2.ListSessionsResponse(
+            sessions=[session_info_message(info, self.node) for info in self._registry.infos()]
+        )
+
+    @translated
+    async def RenewLease(  # noqa: N802
+        self, request: pool_pb2.RenewLeaseRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pool_pb2.RenewLeaseResponse:
+        lease = self._registry.renew(request.session_id, request.duration_s or None)
+        return pool_pb2.RenewLeaseResponse(lease=lease_message(lease))
+
+    @translated
+    async def CloseSession(  # noqa: N802
+        self, request: pool_pb2.CloseSessionRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pool_pb2.CloseSessionResponse:
+        await self._registry.close(request.session_id, "it was closed by its user")
+        return pool_pb2.CloseSessionResponse()
+
+    @translated
+    async def WatchSamples(  # noqa: N802
+        self, request: pool_pb2.WatchSamplesRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> None:
+        if not 0 <= request.history_s <= KEPT_S:
+            raise InvalidRequestError(f"history_s is from 0 to {KEPT_S:g}, {request.history_s:g} asked")
+        known = {accelerator.id for accelerator in self._registry.ledger.accelerators}
+        if unknown := set(request.accelerator_ids) - known:
+            raise InvalidRequestError(f"no accelerator {min(unknown)!r} here")
+        with self._registry.in_use():
+            batches = self._sampler.watch(request.history_s, frozenset(request.accelerator_ids))
+            async with contextlib.aclosing(batches):
+                async for batch in batches:
+                    await context.write(sample_batch_message(batch))
+
+    @translated
+    async def Shutdown(  # noqa: N802
+        self, request: pool_pb2.ShutdownRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pool_pb2.ShutdownResponse:
+        if not context.peer().startswith("unix:"):
+            raise NotServedError(
+                "an agent is ended over its own Unix socket only", "end its process with SIGTERM on its machine"
+            )
+        if not request.close_sessions:
+            self._registry.refuse_if_open()
+        self._shut_down()
+        return pool_pb2.ShutdownResponse()
+
+    def _state(self) -> pool_pb2.PoolState:
+        ledger, holders = self._registry.ledger, self._registry.holders()
+        return pool_pb2.PoolState(
+            offers=[offer_message(offer, self.node) for offer in ledger.offers()],
+            accelerators=[accelerator_message(each, self.node, holders.get(each.id)) for each in ledger.accelerators],
+            sessions=[session_info_message(info, self.node) for info in self._registry.infos()],
+            node=node_message(self.node),
+        )
+
+    def _checked(self, request: SessionRequest) -> SessionRequest:
+        return checked_request(request, self._identity)
+
+
+def check_version(protocol_version: int, client_version: str, identity: AgentIdentity) -> None:
+    """Refuses a client that could misunderstand this agent.
+
+    Raises:
+        VersionMismatchError: It speaks another version of the protocol.
+    """
+    if protocol_version == VERSION:
+        return
+    older_client = protocol_version < VERSION
+    raise VersionMismatchError(
+        f"this nbgpu {client_version or '(unknown version)'} speaks protocol {protocol_version},"
+        f" the agent's nbgpu {identity.version} speaks protocol {VERSION}",
+        "upgrade nbgpu in the notebook's environment: `pip install --upgrade nbgpu`, then restart the kernel"
+        if older_client
+        else "upgrade nbgpu on the agent's machine: `pip install --upgrade nbgpu`, then restart the agent",
+    )
+
+
+def checked_request(request: SessionRequest, identity: AgentIdentity) -> SessionRequest:
+    """Returns the request with paths that can be used; a working folder that is not there is left out.
+
+    Raises:
+        InterpreterRefusedError: Clients may not choose on this agent.
+        InvalidRequestError: The interpreter is no absolute path, or not there.
+    """
+    if not identity.allow_client_python:
+        if request.python or request.working_folder:
+            raise InterpreterRefusedError(
+                "this agent chooses interpreter and working folder by itself",
+                "leave them out, or set `c.AgentApp.allow_client_python = True` in the agent's nbgpu_config.py",
+            )
+        return request
+    if request.python:
+        _check_interpreter(Path(request.python))
+    folder = Path(request.working_folder)
+    if request.working_folder and not (folder.is_absolute() and folder.is_dir()):
+        return replace(request, working_folder="")
+    return request
+
+
+def _check_interpreter(path: Path) -> None:
+    if not path.is_absolute():
+        raise InvalidRequestError(f"the interpreter {str(path)!r} is no absolute path", "send `sys.executable`")
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        raise InvalidRequestError(
+            f"there is no interpreter {str(path)!r} on this node ({error.strerror})", "send `sys.executable`"
+        ) from error
+    if not stat.S_ISREG(mode) or not os.access(path, os.X_OK):
+        raise InvalidRequestError(f"the interpreter {str(path)!r} is no file that can be run", "send `sys.executable`")

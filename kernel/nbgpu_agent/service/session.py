@@ -1,0 +1,217 @@
+"""The Session service: messages between clients and kernels, interrupt, restart, stacks, logs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import grpc
+import grpc.aio
+from nbgpu_protocol import MAX_PAYLOAD_BYTES
+from nbgpu_protocol.fragments import FragmentError, MessageAssembler, split_message
+from nbgpu_protocol.v1 import pool_pb2, session_pb2, session_pb2_grpc
+
+from nbgpu_agent.blobs import BlobStore
+from nbgpu_agent.channels import Channel
+from nbgpu_agent.errors import InvalidRequestError
+from nbgpu_agent.journal import (
+    Batch,
+    Entry,
+    JournalReader,
+    KernelEnded,
+    KernelStarted,
+    Message,
+    RequestRefused,
+    SessionClosed,
+)
+from nbgpu_agent.model import Node, SessionInfo
+from nbgpu_agent.service.blobs import add_blob_handlers
+from nbgpu_agent.service.conversions import kernel_exit_message, session_info_message
+from nbgpu_agent.service.translated_errors import error_message, translated
+from nbgpu_agent.sessions import Session
+
+if TYPE_CHECKING:
+    from nbgpu_agent.registry import SessionRegistry
+
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+_UNKNOWN_NODE = Node(id="", hostname="", platform="", cpu_count=0, memory_bytes=0, driver_version=None)
+_MAX_PARTS = 10_000
+_CLIENT_CHANNELS = frozenset({Channel.SHELL, Channel.CONTROL, Channel.STDIN})
+
+
+class SessionService(session_pb2_grpc.SessionServicer):
+    """Serves the sessions of a registry.
+
+    Args:
+        node: Named in what is told of a session; None: nothing is said of it.
+    """
+
+    def __init__(self, registry: SessionRegistry, blobs: BlobStore, node: Node | None = None) -> None:
+        self._registry = registry
+        self._blobs = blobs
+        self._node = node
+
+    @translated
+    async def Connect(  # noqa: N802
+        self, request_iterator: AsyncIterator[session_pb2.ClientFrame], context: Context
+    ) -> AsyncIterator[session_pb2.AgentFrame]:
+        connect = await _first_frame(request_iterator)
+        session = self._registry.get(connect.session_id)
+        journal = session.journal
+        after_number = journal.last_number if connect.only_new else connect.after_number
+        reader = journal.reader(after_number)
+        receiving = asyncio.create_task(_receive(request_iterator, session))
+        receiving.add_done_callback(lambda task: _stop_on_error(task, reader))
+        try:
+            yield session_pb2.AgentFrame(
+                connected=session_pb2.Connected(
+                    session=self._info_message(session.info()),
+                    last_number=journal.last_number,
+                    dropped_until=journal.dropped_until if after_number < journal.dropped_until else 0,
+                )
+            )
+            reader.position = max(reader.position, min(journal.dropped_until, journal.last_number))
+            while (batch := await reader.read()) is not None:
+                for frame in _frames(batch):
+                    yield frame
+            if receiving.done():
+                receiving.result()
+        finally:
+            reader.close()
+            receiving.cancel()
+            with contextlib.suppress(asyncio.CancelledError, Exception):
+                await receiving
+
+    @translated
+    async def Interrupt(  # noqa: N802
+        self, request: session_pb2.InterruptRequest, context: Context
+    ) -> session_pb2.InterruptResponse:
+        session = self._registry.get(request.session_id)
+        return session_pb2.InterruptResponse(
+            delivered=await session.interrupt(request.request_id, escalate=request.escalate)
+        )
+
+    @translated
+    async def Restart(  # noqa: N802
+        self, request: session_pb2.RestartRequest, context: Context
+    ) -> session_pb2.RestartResponse:
+        session = self._registry.get(request.session_id)
+        await session.restart()
+        return session_pb2.RestartResponse(session=self._info_message(session.info()))
+
+    @translated
+    async def Stacks(  # noqa: N802
+        self, request: session_pb2.StacksRequest, context: Context
+    ) -> session_pb2.StacksResponse:
+        return session_pb2.StacksResponse(text=await self._registry.get(request.session_id).stacks())
+
+    @translated
+    async def ReadLog(  # noqa: N802
+        self, request: session_pb2.ReadLogRequest, context: Context
+    ) -> session_pb2.ReadLogResponse:
+        session = self._registry.get(request.session_id)
+        return session_pb2.ReadLogResponse(text=session.log_tail(request.tail_bytes))
+
+    @translated
+    async def MissingBlobs(  # noqa: N802
+        self, request: session_pb2.MissingBlobsRequest, context: Context
+    ) -> session_pb2.MissingBlobsResponse:
+        return session_pb2.MissingBlobsResponse(digests=self._blobs.missing(request.digests))
+
+    def _info_message(self, info: SessionInfo) -> pool_pb2.SessionInfo:
+        message = session_info_message(info, self._node or _UNKNOWN_NODE)
+        if self._node is None:
+            message.ClearField("node")
+        return message
+
+
+def add_session_service(
+    server: grpc.aio.Server, registry: SessionRegistry, blobs: BlobStore, node: Node | None = None
+) -> None:
+    """Adds the Session and the Blobs service to the server."""
+    service = SessionService(registry, blobs, node)
+    session_pb2_grpc.add_SessionServicer_to_server(service, server)
+    add_blob_handlers(server, blobs)
+
+
+async def _first_frame(frames: AsyncIterator[session_pb2.ClientFrame]) -> session_pb2.ConnectRequest:
+    async for frame in frames:
+        if frame.WhichOneof("body") == "connect":
+            return frame.connect
+        break
+    raise InvalidRequestError("the first frame of a client must be `connect`")
+
+
+async def _receive(frames: AsyncIterator[session_pb2.ClientFrame], session: Session) -> None:
+    """Takes a client's messages to the session, until the client sends no more.
+
+    Raises:
+        InvalidRequestError: They are no messages.
+    """
+    assembler = MessageAssembler()
+    async for frame in frames:
+        if frame.WhichOneof("body") != "fragment":
+            continue
+        try:
+            if frame.fragment.part_sizes and len(frame.fragment.part_sizes) > _MAX_PARTS:
+                raise FragmentError(f"a message of {len(frame.fragment.part_sizes)} parts")
+            channel = int(frame.fragment.channel)
+            message = assembler.add(frame.fragment)
+            if message is None:
+                continue
+            parts, request_id = message
+            if len(parts) < 4:
+                raise FragmentError(f"a message of {len(parts)} parts, where header to content are 4")
+            if channel not in _CLIENT_CHANNELS:
+                raise FragmentError(f"a message on channel {channel}, on which clients send nothing")
+            session.submit(Channel(channel), parts, request_id)
+        except ValueError as error:  # of fragments, of JSON, of text
+            raise InvalidRequestError(f"the client sent what is no message: {error}") from error
+
+
+def _stop_on_error(task: asyncio.Task[None], reader: JournalReader) -> None:
+    if not task.cancelled() and task.exception() is not None:
+        reader.stop()
+
+
+def _frames(batch: Batch) -> Iterator[session_pb2.AgentFrame]:
+    """Yields the frames of a batch, each of which holds about MAX_PAYLOAD_BYTES at most."""
+    entries: list[session_pb2.Entry] = []
+    if batch.gap_until:
+        entries.append(session_pb2.Entry(number=batch.gap_until, gap=session_pb2.Gap(until_number=batch.gap_until)))
+    size_bytes = 0
+    for entry in batch.entries:
+        for message in _entry_messages(entry):
+            payload_bytes = len(message.message.payload) if message.HasField("message") else 0
+            if entries and size_bytes + payload_bytes > MAX_PAYLOAD_BYTES:
+                yield session_pb2.AgentFrame(entries=session_pb2.Entries(entries=entries))
+                entries, size_bytes = [], 0
+            entries.append(message)
+            size_bytes += payload_bytes
+    if entries:
+        yield session_pb2.AgentFrame(entries=session_pb2.Entries(entries=entries))
+
+
+def _entry_messages(entry: Entry) -> Iterator[session_pb2.Entry]:
+    number, body = entry.number, entry.body
+    if isinstance(body, Message):
+        for fragment in split_message(body.channel, body.parts):  # type: ignore[arg-type] # the same numbers
+            yield session_pb2.Entry(number=number, message=fragment)
+    elif isinstance(body, KernelStarted):
+        event = session_pb2.KernelEvent(kind=session_pb2.KernelEvent.STARTED, kernel_generation=body.generation)
+        yield session_pb2.Entry(number=number, kernel_event=event)
+    elif isinstance(body, KernelEnded):
+        event = session_pb2.KernelEvent(
+            kind=session_pb2.KernelEvent.ENDED,
+            kernel_generation=body.generation,
+            exit=kernel_exit_message(body.exit),
+        )
+        yield session_pb2.Entry(number=number, kernel_event=event)
+    elif isinstance(body, RequestRefused):
+        refused = session_pb2.RequestRefused(request_id=body.request_id, error=error_message(body.error))
+        yield session_pb2.Entry(number=number, request_refused=refused)
+    else:
+        assert isinstance(body, SessionClosed)
+        yield session_pb2.Entry(number=number, session_closed=session_pb2.SessionClosed(reason=body.reason))

@@ -1,0 +1,471 @@
+"""One session: its kernel, what it executes, and its journal."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from nbgpu_agent.channels import Channel, message_parts
+from nbgpu_agent.errors import KernelDiedError, KernelFailedError
+from nbgpu_agent.journal import (
+    DEFAULT_LIMIT_BYTES,
+    Journal,
+    KernelEnded,
+    KernelStarted,
+    Message,
+    RequestRefused,
+    SessionClosed,
+)
+from nbgpu_agent.kernel_environment import lease_variables
+from nbgpu_agent.kernels import Kernel, KernelLauncher
+from nbgpu_agent.model import Execution, KernelExit, KernelState, Lease, Phase, SessionInfo, SessionRequest
+
+_REMEMBERED_REQUESTS = 100_000
+_ARRIVAL_TIMEOUT_S = 5.0
+"""How long an interrupt waits for the request that it means, which comes by another way."""
+_DRAIN_TIMEOUT_S = 1.0
+_NUDGES_S = (0.01, 0.03, 0.1, 0.3, 1.0)
+_KEPT_LOG_BYTES = 1 << 20
+_LAZY_MESSAGE_TYPES = frozenset({"execute_input"})
+
+
+@dataclass
+class _Request:
+    """An execute_request on its way: held here, then in the kernel, then over."""
+
+    request_id: str
+    message_id: str
+    header: dict[str, Any]
+    parts: Sequence[Any]
+    execution_count: int | None
+    sent: bool = False
+    begun: bool = False
+    replied: bool = False
+    idle: bool = False
+    started_unix_s: float = 0.0
+    changed: list[asyncio.Future[None]] = field(default_factory=list)
+
+    @property
+    def over(self) -> bool:
+        return self.replied and self.idle
+
+    def wake(self) -> None:
+        for waiter in self.changed:
+            if not waiter.done():
+                waiter.set_result(None)
+        self.changed.clear()
+
+
+class Session:
+    """One session: its kernel, what it executes, and its journal. For one event loop.
+
+    Executions are handed to the kernel one at a time and wait here otherwise. So one that waits can be withdrawn, and
+    the error of one client's cell does not abort another client's, as it does with what waits in a kernel.
+
+    Args:
+        on_change: Called after every change that `info` shows.
+        journal_bytes: What the journal keeps for clients that come back.
+    """
+
+    def __init__(
+        self,
+        session_id: str,
+        request: SessionRequest,
+        lease: Lease | None,
+        launcher: KernelLauncher,
+        *,
+        on_change: Callable[[], None],
+        now: Callable[[], float] = time.time,
+        journal_bytes: int = DEFAULT_LIMIT_BYTES,
+    ) -> None:
+        self.id = session_id
+        self.lease = lease
+        self.journal = Journal(journal_bytes)
+        self._request = request
+        self._launcher = launcher
+        self._on_change = on_change
+        self._now = now
+        self._kernel: Kernel | None = None
+        self._taking: asyncio.Task[Kernel] | None = None
+        self._closing = False
+        self._retirements: dict[str, asyncio.Task[None]] = {}
+        self._lifecycle = asyncio.Lock()
+        self._phase = Phase.PLACING
+        self._kernel_state = KernelState.STARTING
+        self._generation = 0
+        self._created_unix_s = self._last_active_unix_s = now()
+        self._executions = 0
+        self._kernel_exit: KernelExit | None = None
+        self._python_version = ""
+        self._working_folder: Path | None = None
+        self._last_log = ""
+        self._seen: collections.OrderedDict[str, None] = collections.OrderedDict()
+        self._nudges: set[asyncio.Future[None]] = set()
+        self._arrivals: list[asyncio.Future[None]] = []
+        self._waiting: collections.deque[_Request] = collections.deque()
+        self._current: _Request | None = None
+        self._before_start: list[tuple[Channel, Sequence[Any], str]] = []
+
+    # -- Its life ---------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Starts the first kernel.
+
+        Raises:
+            KernelFailedError: It does not start. The session has left nothing behind, and can be closed.
+        """
+        async with self._lifecycle:
+            if self._closing:
+                raise KernelFailedError("the session was closed before its kernel started")
+            self._phase = Phase.STARTING
+            self._working_folder = self._choose_working_folder()
+            self._on_change()
+            await self._start_kernel()
+            self._phase = Phase.READY
+            self._on_change()
+
+    async def restart(self) -> None:
+        """Ends the kernel, if it lives, and starts a fresh one. What had not run is refused.
+
+        Raises:
+            KernelFailedError: It does not start; the session is without a kernel.
+        """
+        async with self._lifecycle:
+            if self._phase is not Phase.READY or self._closing:
+                raise KernelFailedError(f"the session is {self._phase.value}, so its kernel cannot be restarted")
+            if self._kernel is not None:
+                self._kernel.ending_asked_for = True
+                await self._retire(self._kernel)
+            await self._start_kernel()
+
+    async def close(self, reason: str) -> None:
+        """Ends the kernel with all its processes, and says so to whoever is connected. Idempotent."""
+        self._closing = True
+        if self._taking is not None:
+            self._taking.cancel()
+        async with self._lifecycle:
+            if self._phase is Phase.CLOSED:
+                return
+            self._phase = Phase.CLOSED
+            if self._kernel is not None:
+                self._kernel.ending_asked_for = True
+                await self._retire(self._kernel)
+            self._kernel_state = KernelState.DEAD
+            self._launcher.remove_folder(self.id)
+            self.journal.append(SessionClosed(reason))
+            self.journal.close()
+            self._on_change()
+
+    def info(self) -> SessionInfo:
+        """Returns what is known of the session now."""
+        current = self._current
+        executing = None
+        if current is not None and current.begun:
+            executing = Execution(current.request_id, current.execution_count, current.started_unix_s)
+        return SessionInfo(
+            id=self.id,
+            request=self._request,
+            phase=self._phase,
+            lease=self.lease,
+            kernel_state=self._kernel_state,
+            kernel_generation=self._generation,
+            created_unix_s=self._created_unix_s,
+            last_active_unix_s=self._last_active_unix_s,
+            executing=executing,
+            executions=self._executions,
+            kernel_exit=self._kernel_exit if self._kernel_state is KernelState.DEAD else None,
+            python_version=self._python_version,
+            working_folder=str(self._working_folder or ""),
+        )
+
+    def processes(self) -> list[psutil.Process]:
+        """Returns the kernel's process and all that came from it; the same objects from call to call."""
+        kernel = self._kernel  # read once: the sampler asks from a thread of its own
+        return kernel.processes() if kernel is not None else []
+
+    # -- Messages ---------------------------------------------------------------------------------------------------
+
+    def submit(self, channel: Channel, parts: Sequence[Any], request_id: str) -> None:
+        """Takes a client's message to the kernel. A request whose id has been seen is passed over.
+
+        Args:
+            parts: Header, parent header, metadata, content, then buffers.
+            request_id: Required to be unique on SHELL and CONTROL; may be empty on STDIN.
+        """
+        if request_id:
+            if request_id in self._seen:
+                return
+            self._seen[request_id] = None
+            if len(self._seen) > _REMEMBERED_REQUESTS:
+                self._seen.popitem(last=False)
+        if self._kernel is None and self._kernel_state is KernelState.STARTING:
+            self._before_start.append((channel, parts, request_id))
+        elif self._kernel is None or not self._kernel.alive:
+            self._refuse(request_id)
+        else:
+            self._pass_on(self._kernel, channel, parts, request_id)
+        if self._arrivals:
+            arrivals, self._arrivals = self._arrivals, []
+            for arrival in arrivals:
+                if not arrival.done():
+                    arrival.set_result(None)
+
+    def _pass_on(self, kernel: Kernel, channel: Channel, parts: Sequence[Any], request_id: str) -> None:
+        if channel is Channel.SHELL:
+            header = json.loads(bytes(parts[0]))
+            if header.get("msg_type") == "execute_request" and not header.get("subshell_id"):
+                request = _Request(request_id, header.get("msg_id", ""), header, parts, _execution_count(parts[2]))
+                if self._current is None:
+                    self._execute(kernel, request)
+                else:
+                    self._waiting.append(request)
+                return
+        kernel.channels.send(channel, parts)
+
+    def _execute(self, kernel: Kernel, request: _Request) -> None:
+        self._current = request
+        request.sent = True
+        request.started_unix_s = self._now()
+        self._kernel_state = KernelState.EXECUTING
+        kernel.channels.send(Channel.SHELL, request.parts)
+        request.parts = ()
+        self._on_change()
+
+    def _on_message(self, channel: Channel, parts: list[bytes]) -> None:
+        message_type = json.loads(parts[0]).get("msg_type", "")
+        parent = json.loads(parts[1])
+        if parent.get("session") == "nbgpu-agent":
+            return
+        status = parts[3] if message_type == "status" else b""
+        idle = b'"idle"' in status
+        urgent = not status and message_type not in _LAZY_MESSAGE_TYPES
+        current = self._current
+        if current is not None and parent.get("msg_id") == current.message_id:
+            if channel is Channel.SHELL:
+                current.replied = True
+            elif idle:
+                current.idle = True
+            elif status or message_type == "execute_input":
+                self._on_begun(current, counts=message_type == "execute_input")
+            if idle or channel is Channel.SHELL:
+                urgent = current.over  # the cell is over with both, and one frame carries them
+        self.journal.append(Message(channel, parts), urgent=urgent)
+        if current is not None and current.over and self._current is current:
+            self._on_over(current)
+
+    def _on_begun(self, request: _Request, *, counts: bool) -> None:
+        if counts:
+            self._executions += 1
+        if not request.begun:
+            request.begun = True
+            request.started_unix_s = self._now()
+            request.wake()
+        self._on_change()
+
+    def _on_over(self, request: _Request) -> None:
+        self._current = None
+        self._last_active_unix_s = self._now()
+        self._kernel_state = KernelState.IDLE
+        request.wake()
+        if self._waiting and self._kernel is not None and self._kernel.alive:
+            self._execute(self._kernel, self._waiting.popleft())
+        self._on_change()
+
+    # -- Interrupts and diagnosis -----------------------------------------------------------------------------------
+
+    async def interrupt(self, request_id: str, *, escalate: bool) -> bool:
+        """Interrupts an execution, whether it runs, waits, or is on its way here.
+
+        Args:
+            request_id: The execution that is meant; empty: whatever runs.
+            escalate: End the kernel with all its processes. The session stays.
+
+        Returns:
+            Whether there was anything to interrupt.
+        """
+        if request_id and request_id not in self._seen:
+            await self._wait_for_arrival(request_id)
+        kernel = self._kernel
+        for request in self._waiting:
+            if request.request_id == request_id and request_id:
+                self._waiting.remove(request)
+                self._answer_withdrawn(request)
+                return True
+        current = self._current
+        if kernel is None or current is None or (request_id and current.request_id != request_id):
+            return False
+        if escalate:
+            kernel.ending_asked_for = True
+            await self._retire(kernel)
+            return True
+        while not current.begun:
+            if current.over or self._current is not current:
+                return False
+            waiter = asyncio.get_running_loop().create_future()
+            current.changed.append(waiter)
+            await waiter
+        if current.over or self._current is not current:
+            return False
+        kernel.interrupt()
+        nudging = asyncio.ensure_future(self._nudge(kernel, current))
+        self._nudges.add(nudging)
+        nudging.add_done_callback(self._nudges.discard)
+        return True
+
+    async def stacks(self) -> str:
+        """Returns the Python stacks of the kernel's threads.
+
+        Raises:
+            KernelDiedError: There is no kernel, or it does not answer.
+        """
+        if self._kernel is None:
+            raise KernelDiedError("the session has no kernel now", "`%gpu restart` starts one")
+        return await self._kernel.stacks()
+
+    def log_tail(self, max_bytes: int) -> str:
+        """Returns the end of what the kernel's process, or the last one's, wrote outside of cells; 0: all of it."""
+        if self._kernel is not None:
+            return self._kernel.log_tail(max_bytes)
+        return self._last_log[-max_bytes:] if max_bytes else self._last_log
+
+    async def _nudge(self, kernel: Kernel, request: _Request) -> None:
+        """Wakes the kernel from a system call that it entered with the interrupt pending, unseen.
+
+        Python looks for signals between instructions; one that comes between the last look and a system call that
+        blocks is seen when the call returns, be it after hours.
+        """
+        for delay_s in _NUDGES_S:
+            await asyncio.sleep(delay_s)
+            if request.over or self._current is not request or self._kernel is not kernel:
+                return
+            kernel.nudge()
+
+    async def _wait_for_arrival(self, request_id: str) -> None:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _ARRIVAL_TIMEOUT_S
+        while request_id not in self._seen and self._kernel is not None and loop.time() < deadline:
+            arrival = loop.create_future()
+            self._arrivals.append(arrival)
+            await asyncio.wait({arrival}, timeout=deadline - loop.time())
+
+    def _answer_withdrawn(self, request: _Request) -> None:
+        """Answers an execution that was interrupted before the kernel got it, as the kernel would have."""
+        error = {"ename": "KeyboardInterrupt", "evalue": "", "traceback": ["KeyboardInterrupt: before the cell began"]}
+        reply = {
+            "status": "error",
+            **error,
+            "execution_count": request.execution_count or 0,
+            "user_expressions": {},
+            "payload": [],
+            "nbgpu_exception_type": "builtins.KeyboardInterrupt",
+        }
+        for channel, message_type, content in (
+            (Channel.IOPUB, "error", error),
+            (Channel.SHELL, "execute_reply", reply),
+            (Channel.IOPUB, "status", {"execution_state": "idle"}),
+        ):
+            parts = message_parts(message_type, content, parent_header=request.header)
+            self.journal.append(Message(channel, parts), urgent=message_type == "status")
+
+    # -- Kernels ----------------------------------------------------------------------------------------------------
+
+    def _choose_working_folder(self) -> Path:
+        asked = Path(self._request.working_folder) if self._request.working_folder else None
+        return asked if asked is not None and asked.is_dir() else self._launcher.make_folder(self.id)
+
+    async def _start_kernel(self) -> None:
+        assert self._working_folder is not None
+        self._kernel_state = KernelState.STARTING
+        self._on_change()
+        variables = lease_variables(self.id, self.lease)
+        taking = asyncio.ensure_future(self._launcher.take(self._request.python, self._working_folder, variables))
+        self._taking = taking
+        try:
+            await asyncio.wait({taking})
+            kernel = taking.result()
+        except BaseException as error:
+            taking.cancel()
+            await asyncio.wait({taking})
+            if not taking.cancelled() and taking.exception() is None:
+                await taking.result().end(grace_s=0.0)
+            self._kernel_state = KernelState.DEAD
+            self._refuse_waiting()
+            if self._generation == 0:
+                self._launcher.remove_folder(self.id)
+            self._on_change()
+            if isinstance(error, asyncio.CancelledError) and self._closing:
+                raise KernelFailedError("the session was closed while its kernel started") from error
+            raise
+        finally:
+            self._taking = None
+        self._generation += 1
+        self._kernel = kernel
+        self._kernel_exit = None
+        self._kernel_state = KernelState.IDLE
+        self._python_version = kernel.python_version
+        self.journal.append(KernelStarted(self._generation))
+        kernel.channels.on_message = self._on_message
+        kernel.ended.add_done_callback(lambda ended: self._retire(kernel))
+        waiting, self._before_start = self._before_start, []
+        for channel, parts, request_id in waiting:
+            self._pass_on(kernel, channel, parts, request_id)
+        self._on_change()
+
+    def _retire(self, kernel: Kernel) -> asyncio.Task[None]:
+        """Ends the kernel or what it left, hands out its last messages, and journals its end. Once for each kernel."""
+        retirement = self._retirements.get(kernel.id)
+        if retirement is None:
+            retirement = self._retirements[kernel.id] = asyncio.ensure_future(self._retire_once(kernel))
+        return retirement
+
+    async def _retire_once(self, kernel: Kernel) -> None:
+        asked_for = kernel.ending_asked_for
+        await kernel.end_processes(grace_s=0.0 if self._current is not None else 0.3)
+        # With the last process that held the output socket, zmq gets what was sent, and then the end.
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _DRAIN_TIMEOUT_S
+        while not kernel.channels.disconnected() and loop.time() < deadline:  # noqa: ASYNC110 - zmq calls nobody
+            await asyncio.sleep(0.002)
+        kernel.channels.drain()
+        kernel.ending_asked_for = asked_for
+        self._kernel_exit = kernel.exit()
+        self._last_log = kernel.log_tail(_KEPT_LOG_BYTES)
+        self._kernel = None
+        self._kernel_state = KernelState.DEAD
+        self.journal.append(KernelEnded(self._generation, self._kernel_exit))
+        current, self._current = self._current, None
+        if current is not None:
+            self._last_active_unix_s = self._now()
+            current.wake()
+        self._refuse_waiting()
+        await kernel.end(grace_s=0.0)
+        self._on_change()
+
+    def _refuse_waiting(self) -> None:
+        waiting, self._waiting = self._waiting, collections.deque()
+        for request in waiting:
+            self._refuse(request.request_id)
+        before_start, self._before_start = self._before_start, []
+        for _, _, request_id in before_start:
+            self._refuse(request_id)
+
+    def _refuse(self, request_id: str) -> None:
+        if request_id:
+            error = KernelDiedError("the session's kernel has ended", "`%gpu restart` starts a fresh one")
+            self.journal.append(RequestRefused(request_id, error))
+
+
+def _execution_count(metadata: Any) -> int | None:
+    try:
+        count = json.loads(bytes(metadata))["nbgpu"]["execution_count"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return count if isinstance(count, int) else None

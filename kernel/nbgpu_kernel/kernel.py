@@ -1,0 +1,149 @@
+"""The kernel itself: ipykernel's, which the notebook numbers, the agent prepares, and no interrupt costs a reply."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+from ipykernel.ipkernel import IPythonKernel
+from ipykernel.kernelbase import Kernel
+from IPython.core.events import EventManager
+from IPython.core.interactiveshell import InteractiveShell
+
+from nbgpu_kernel.exceptions import pack_exception, qualified_name
+from nbgpu_kernel.history import ZMQInteractiveShell
+from nbgpu_kernel.interrupts import Interrupts
+
+ASSIGN_REQUEST = "nbgpu_assign_request"
+ASSIGN_REPLY = "nbgpu_assign_reply"
+
+
+class SessionKernel(IPythonKernel):
+    """ipykernel's kernel. Overrides pass on what they do not know, so that they outlive ipykernel's majors."""
+
+    shell_class = ZMQInteractiveShell
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)  # type: ignore[no-untyped-call]
+        # ipykernel waits this long (0.5 ms) before each reply, for front ends that take the reply for the end of a
+        # cell. The agent's clients wait for the idle status.
+        self._execute_sleep = 0.0
+        self._execution_count: int | None = None
+        self._result: Any = None
+        self.shell_handlers[ASSIGN_REQUEST] = self.assign_request
+        self._live_shell.events.register("post_run_cell", self._keep_result)
+        self._interrupts = Interrupts(
+            self._live_shell.user_global_ns,
+            guards=frozenset(
+                function.__code__
+                for function in (InteractiveShell.run_code, InteractiveShell.user_expressions, Kernel.dispatch_shell)
+            ),
+            callers=frozenset([EventManager.trigger.__code__]),
+        )
+
+    @property
+    def _live_shell(self) -> Any:
+        return self.shell  # never None once the kernel is made
+
+    @property
+    def _live_session(self) -> Any:
+        return self.session
+
+    def start(self) -> None:
+        super().start()  # type: ignore[no-untyped-call]
+        self._interrupts.install()
+
+    async def assign_request(self, stream: Any, ident: Any, parent: Any) -> None:
+        """Makes the kernel a session's: sets environment variables, and changes into the working folder."""
+        content = parent["content"]
+        try:
+            os.environ.update(content["environment_variables"])
+            os.chdir(content["working_folder"])
+            self._live_shell.user_ns["_dh"][:] = [os.getcwd()]
+            reply = {"status": "ok"}
+        except (OSError, ValueError) as error:
+            reply = {"status": "error", "ename": type(error).__name__, "evalue": str(error)}
+        self._live_session.send(stream, ASSIGN_REPLY, reply, parent, ident)
+
+    async def dispatch_shell(self, *args: Any, **kwargs: Any) -> None:
+        if threading.current_thread() is not threading.main_thread() or kwargs.get("concurrent"):
+            await super().dispatch_shell(*args, **kwargs)
+            return
+        with self._interrupts.request():
+            await super().dispatch_shell(*args, **kwargs)
+
+    def pre_handler_hook(self) -> None:
+        """Puts our handler back, in case that a cell has set another, where ipykernel sets Python's own."""
+        self._interrupts.install()
+
+    def post_handler_hook(self) -> None:
+        self._interrupts.install()
+
+    @contextlib.contextmanager
+    def _cancel_on_sigint(self, future: Any) -> Iterator[None]:
+        with self._interrupts.asynchronous_cell(future):
+            yield
+
+    async def execute_request(self, stream: Any, ident: Any, parent: Any, *args: Any, **kwargs: Any) -> None:
+        """Runs the request under the notebook's execution count, so that tracebacks and `Out` are numbered right."""
+        metadata = (parent.get("metadata") or {}).get("nbgpu") or {}
+        count = metadata.get("execution_count")
+        self._execution_count = count if isinstance(count, int) and count > 0 else None
+        if self._execution_count is not None and not parent["content"].get("silent", False):
+            self._live_shell.execution_count = self._execution_count
+        await super().execute_request(  # type: ignore[no-untyped-call]
+            stream, ident, parent, *args, **kwargs
+        )
+
+    async def do_execute(self, *args: Any, **kwargs: Any) -> Any:
+        """Always returns a reply, and with an error's the exception itself."""
+        self._result = None
+        last_error = getattr(sys, "last_value", None)
+        execution_count = self._execution_count or self._live_shell.execution_count
+        try:
+            reply = await super().do_execute(*args, **kwargs)  # type: ignore[no-untyped-call]
+        except (KeyboardInterrupt, asyncio.CancelledError):
+            return self._interrupted_reply(execution_count)
+        if self._execution_count is not None and "execution_count" in reply:
+            reply["execution_count"] = self._execution_count
+        if reply.get("status") == "error":
+            shown = getattr(sys, "last_value", None)
+            error = self._error_of_result() or (shown if shown is not last_error else None)
+            if error is not None and type(error).__name__ == reply.get("ename"):
+                reply.update(_packed(error))
+        self._result = None
+        return reply
+
+    def _keep_result(self, result: Any) -> None:
+        self._result = result
+
+    def _error_of_result(self) -> BaseException | None:
+        error: BaseException | None = getattr(self._result, "error_before_exec", None)
+        return error or getattr(self._result, "error_in_exec", None)
+
+    def _interrupted_reply(self, execution_count: int) -> dict[str, Any]:
+        """What an interrupt leaves that struck before the first line of the cell, or in what follows its last."""
+        error = KeyboardInterrupt()
+        self._live_shell._showtraceback(KeyboardInterrupt, error, ["KeyboardInterrupt: "])
+        self._live_shell.payload_manager.clear_payload()
+        return {
+            "status": "error",
+            "ename": "KeyboardInterrupt",
+            "evalue": "",
+            "traceback": ["KeyboardInterrupt: "],
+            "execution_count": execution_count,
+            "user_expressions": {},
+            "payload": [],
+            **_packed(error),
+        }
+
+
+def _packed(error: BaseException) -> dict[str, str]:
+    packed = pack_exception(error)
+    fields = {"nbgpu_exception_type": qualified_name(error)}
+    return fields if packed is None else {**fields, "nbgpu_exception": packed}

@@ -1,0 +1,42 @@
+"""Prepares the kernel's process: it ends with the agent, and says where it was when it crashed or is asked to."""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import os
+import signal
+import sys
+
+STACKS_FILE_VARIABLE = "NBGPU_STACKS_FILE"
+"""Names the file to which SIGUSR1 appends the stacks of all threads. Removed from the environment once read."""
+
+
+def prepare_process() -> None:
+    """Called before ipykernel is imported, while standard error still is the kernel's log."""
+    _end_with_parent()
+    # A copy: ipykernel puts a pipe in the place of standard error, which nobody reads once the process has crashed.
+    log = os.dup(2)
+    # The crashed thread alone: the end of the log, which people see, has room for one.
+    faulthandler.enable(file=log, all_threads=False)
+    stacks_path = os.environ.pop(STACKS_FILE_VARIABLE, None)
+    if stacks_path is not None:
+        stacks = os.open(stacks_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        faulthandler.register(signal.SIGUSR1, file=stacks, all_threads=True)
+
+
+def _end_with_parent() -> None:
+    """Has the kernel killed when the agent ends.
+
+    ipykernel polls its parent as well, in a Python thread, which waits for as long as other code holds the GIL.
+    """
+    parent = int(os.environ.get("JPY_PARENT_PID") or 0)
+    if not sys.platform.startswith("linux") or not parent:
+        return
+    import ctypes
+
+    set_parent_death_signal = 1  # PR_SET_PDEATHSIG, linux/prctl.h
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None, use_errno=True).prctl(set_parent_death_signal, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:  # it ended before the call
+        os._exit(1)

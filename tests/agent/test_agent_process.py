@@ -1,0 +1,315 @@
+"""`python -m nbgpu_agent` as a process: its lock, its end, and what it leaves when it is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+import psutil
+import pytest
+from nbgpu_agent.app import EXIT_ALREADY_RUNNING, EXIT_REFUSED
+from nbgpu_protocol import VERSION
+from nbgpu_protocol.discovery import AgentRecord, read_record
+from nbgpu_protocol.v1 import pool_pb2, pool_pb2_grpc
+
+DEADLINE_S = 60
+KEPT = {"agent.lock"}
+"""What may stay in an agent's folder: removing a lock is a race."""
+
+
+def until(condition: Callable[[], Any]) -> Any:
+    deadline = time.monotonic() + DEADLINE_S
+    while not (value := condition()):
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.01)
+    return value
+
+
+@dataclass
+class Workplace:
+    """Folders and processes of one test's agents."""
+
+    root: Path
+    processes: list[subprocess.Popen[str]] = field(default_factory=list)
+
+    @property
+    def folder(self) -> Path:
+        return self.root / "agent"
+
+    def environ(self, **variables: str) -> dict[str, str]:
+        return {
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+            "HOME": str(self.root),
+            "TMPDIR": str(self.root / "tmp"),
+            "JUPYTER_CONFIG_DIR": str(self.root / "config"),
+            "JUPYTER_DATA_DIR": str(self.root / "data"),
+            "JUPYTER_RUNTIME_DIR": str(self.root / "runtime"),
+            "JUPYTER_NO_CONFIG_ENV": "1",
+            "NBGPU_SIMULATE": "H100x4",
+            **variables,
+        }
+
+    def start(self, *arguments: str, **variables: str) -> subprocess.Popen[str]:
+        (self.root / "tmp").mkdir(exist_ok=True)
+        with (self.root / "stderr").open("a") as stderr:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "nbgpu_agent", *arguments],
+                env=self.environ(**variables),
+                cwd=self.root,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+                start_new_session=True,
+            )
+        self.processes.append(process)
+        return process
+
+    def start_embedded(self, *arguments: str, folder: Path | None = None) -> tuple[subprocess.Popen[str], AgentRecord]:
+        folder = folder or self.folder
+        process = self.start("--embedded", f"--folder={folder}", *arguments)
+
+        def record() -> AgentRecord | None:
+            assert process.poll() is None, self.log()
+            found = read_record(folder)
+            return found if found and found.pid == process.pid else None
+
+        return process, until(record)
+
+    def log(self) -> str:
+        return (self.root / "stderr").read_text()
+
+    def end(self, process: subprocess.Popen[str], number: int = signal.SIGTERM) -> int:
+        process.send_signal(number)
+        return process.wait(DEADLINE_S)
+
+    def left_in(self, folder: Path) -> set[str]:
+        return {each.name for each in folder.iterdir()} - KEPT
+
+    def stragglers(self) -> list[psutil.Process]:
+        """Returns every process whose environment shows that it is of this test."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if process.pid != os.getpid() and process.environ().get("HOME") == str(self.root):
+                    found.append(process)
+            except psutil.Error:
+                continue
+        return [each for each in found if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Workplace]:
+    place = Workplace(tmp_path)
+    yield place
+    for process in place.processes:
+        process.kill()
+        process.wait(DEADLINE_S)
+        assert process.stdout is not None
+        process.stdout.close()
+    for straggler in place.stragglers():
+        straggler.kill()
+
+
+class Client:
+    """A client of an agent, for the length of a with statement."""
+
+    def __init__(self, address: str, token: str) -> None:
+        self._channel = grpc.insecure_channel(address, options=[("grpc.default_authority", "localhost")])
+        self._pool: Any = pool_pb2_grpc.PoolStub(self._channel)
+        self._options = {"metadata": (("authorization", f"Bearer {token}"),), "timeout": DEADLINE_S}
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._channel.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda request, **options: getattr(self._pool, name)(request, **{**self._options, **options})
+
+    def handshake(self) -> pool_pb2.HandshakeResponse:
+        answer: pool_pb2.HandshakeResponse = self.Handshake(pool_pb2.HandshakeRequest(protocol_version=VERSION))
+        return answer
+
+    def open(self, count: int, notebook_id: str = "") -> pool_pb2.SessionInfo:
+        spec = pool_pb2.Spec(alternatives=[pool_pb2.Alternative(type="H100", count=count)], text=f"H100x{count}")
+        updates = list(self.OpenSession(pool_pb2.OpenSessionRequest(spec=spec, notebook_id=notebook_id)))
+        assert updates[-1].phase == pool_pb2.READY
+        session: pool_pb2.SessionInfo = updates[-1].session
+        return session
+
+
+def client_of(record: AgentRecord) -> Client:
+    return Client(record.address, record.token)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_with_its_sessions_and_leaves_nothing(place: Workplace, number: int) -> None:
+    process, record = place.start_embedded()
+    assert record.address == f"unix:{place.folder / 'agent.sock'}"
+    assert place.folder.stat().st_mode & 0o777 == 0o700
+    with client_of(record) as client:
+        assert client.handshake().pid == process.pid
+        client.open(2)
+    assert place.end(process, number) == 0
+    assert place.left_in(place.folder) == set()
+    assert place.stragglers() == []
+    assert list((place.root / "tmp").iterdir()) == []
+    assert record.token not in place.log()
+
+
+def test_one_agent_a_folder(place: Workplace) -> None:
+    process, record = place.start_embedded()
+    second = place.start("--embedded", f"--folder={place.folder}")
+    assert second.wait(DEADLINE_S) == EXIT_ALREADY_RUNNING
+    assert f"already, with process id {process.pid}" in place.log()
+    with client_of(record) as client:
+        assert client.handshake().pid == process.pid
+
+
+def test_of_two_that_start_at_once_one_serves(place: Workplace) -> None:
+    processes = [place.start("--embedded", f"--folder={place.folder}") for _ in range(3)]
+    until(lambda: sum(each.poll() is not None for each in processes) == 2)
+    assert sorted(str(each.poll()) for each in processes) == sorted(["None", *[str(EXIT_ALREADY_RUNNING)] * 2])
+    record = until(lambda: read_record(place.folder))
+    with client_of(record) as client:
+        assert client.handshake().pid == next(each.pid for each in processes if each.poll() is None)
+
+
+def test_what_a_killed_agent_left_is_removed_by_the_next(place: Workplace) -> None:
+    process, record = place.start_embedded()
+    with client_of(record) as client:
+        client.open(4)
+    assert place.end(process, signal.SIGKILL) == -signal.SIGKILL
+    assert "agent.sock" in place.left_in(place.folder)
+    process, record = place.start_embedded()
+    with client_of(record) as client:
+        client.open(4)  # all are free again
+        alive = {each.pid for each in place.stragglers()}
+        children = {each.pid for each in psutil.Process(process.pid).children(recursive=True)}
+        assert alive <= children | {process.pid}
+    place.end(process)
+    assert place.left_in(place.folder) == set()
+    assert place.stragglers() == []
+    assert list((place.root / "tmp").iterdir()) == []
+
+
+def test_a_folder_with_a_long_path_gets_a_socket_elsewhere(place: Workplace) -> None:
+    folder = place.root / ("f" * 60) / ("g" * 60)
+    short = place.root / "t"
+    for number in (signal.SIGKILL, signal.SIGTERM):
+        process, record = place.start_embedded(folder=folder)
+        socket = Path(record.address.removeprefix("unix:"))
+        assert not socket.is_relative_to(folder)
+        assert socket.parent.stat().st_mode & 0o777 == 0o700
+        with client_of(record) as client:
+            assert client.handshake().pid == process.pid
+        place.end(process, number)
+        assert socket.exists() == (number == signal.SIGKILL)
+    assert place.left_in(folder) == set()
+    assert not short.exists()
+    assert list((place.root / "tmp").iterdir()) == []
+
+
+def test_it_ends_when_nobody_uses_it(place: Workplace) -> None:
+    process, _ = place.start_embedded("--AgentApp.idle_shutdown_s=0.5")
+    assert process.wait(DEADLINE_S) == 0
+    assert place.left_in(place.folder) == set()
+    assert place.stragglers() == []
+
+
+def test_a_session_and_a_watcher_keep_it_alive(place: Workplace) -> None:
+    process, record = place.start_embedded("--AgentApp.idle_shutdown_s=1")
+    with client_of(record) as client:
+        watch = client.WatchPool(pool_pb2.WatchPoolRequest())
+        next(watch)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(4)
+        session = client.open(1)
+        watch.cancel()
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(4)
+        client.CloseSession(pool_pb2.CloseSessionRequest(session_id=session.id))
+    assert process.wait(DEADLINE_S) == 0
+
+
+def test_a_client_may_end_it(place: Workplace) -> None:
+    process, record = place.start_embedded()
+    with client_of(record) as client:
+        client.open(1)
+        with pytest.raises(grpc.RpcError, match="1 session is open"):
+            client.Shutdown(pool_pb2.ShutdownRequest())
+        client.Shutdown(pool_pb2.ShutdownRequest(close_sessions=True))
+        assert process.wait(DEADLINE_S) == 0
+    assert place.left_in(place.folder) == set()
+    assert place.stragglers() == []
+
+
+def test_on_loopback_it_prints_once_how_to_reach_it(place: Workplace) -> None:
+    process = place.start("--listen=127.0.0.1:0")
+    assert process.stdout is not None
+    words = dict(word.split("=", 1) for word in process.stdout.readline().removeprefix("export ").split())
+    with Client(words["NBGPU_AGENT_ADDRESS"], words["NBGPU_AGENT_TOKEN"]) as client:
+        assert not client.handshake().embedded
+        with pytest.raises(grpc.RpcError, match="chooses interpreter"):
+            list(client.OpenSession(pool_pb2.OpenSessionRequest(python=sys.executable)))
+    assert place.end(process) == 0
+    assert process.stdout.read() == ""
+    assert words["NBGPU_AGENT_TOKEN"] not in place.log()
+
+
+def test_the_token_may_be_given(place: Workplace) -> None:
+    token = "a-token-that-was-given"
+    process = place.start(f"--listen=unix:{place.root}/gpu.sock", NBGPU_AGENT_TOKEN=token)
+    assert process.stdout is not None
+    assert process.stdout.readline() == f"export NBGPU_AGENT_ADDRESS=unix:{place.root}/gpu.sock\n"
+    with Client(f"unix:{place.root}/gpu.sock", token) as client:
+        assert client.handshake().pid == process.pid
+    assert place.end(process) == 0
+    assert not (place.root / "gpu.sock").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "message"),
+    [
+        (["--listen=0.0.0.0:7443"], {}, "can be reached from other machines"),
+        (["--listen=127.0.0.1:0", "--AgentApp.lease_duration_s=-1"], {}, "no negative"),
+        (["--listen=127.0.0.1:0"], {"NBGPU_SIMULATE": "H100x"}, "NBGPU_SIMULATE=H100x: 'H100x' is no accelerator"),
+        (["--listen=127.0.0.1:0"], {"NBGPU_AGENT_TOKEN": "short"}, "shorter than 16"),
+        (["--listen=127.0.0.1:0", "--AgentApp.token_file=/no/such"], {}, "cannot be read"),
+        (["--embedded", "--folder=/dev/null/x"], {}, "cannot be used"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_words(
+    place: Workplace, arguments: Sequence[str], variables: dict[str, str], message: str
+) -> None:
+    process = place.start(*arguments, **variables)
+    assert process.wait(DEADLINE_S) == EXIT_REFUSED
+    assert message in place.log()
+    assert "Traceback" not in place.log()
+
+
+def test_it_is_configured_in_jupyters_files(place: Workplace) -> None:
+    (place.root / "config").mkdir()
+    (place.root / "config" / "nbgpu_config.json").write_text(json.dumps({"AgentApp": {"idle_shutdown_s": 0.5}}))
+    process, _ = place.start_embedded()
+    assert process.wait(DEADLINE_S) == 0
+
+
+def test_help_describes_every_option(place: Workplace) -> None:
+    process = place.start("--help-all")
+    text, _ = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 0
+    for option in ("listen", "idle_shutdown_s", "environment_variables", "spare_kernels", "journal_bytes"):
+        assert f"--AgentApp.{option}=" in text

@@ -1,0 +1,32 @@
+"""`python -m benchmarks [NAME …]`: runs all benchmarks, or those that are named, and prints one table."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+
+from benchmarks import cell_latency, first_cell, output_flood
+from benchmarks.measurement import Row, format_table
+
+BENCHMARKS: dict[str, Callable[[], Sequence[Row]]] = {
+    "cell_latency": cell_latency.run,
+    "output_flood": output_flood.run,
+    "first_cell": first_cell.run,
+}
+
+
+def main(names: Sequence[str]) -> int:
+    unknown = [name for name in names if name not in BENCHMARKS]
+    if unknown:
+        print(f"no benchmark {', '.join(unknown)}\n\nhint: there are {', '.join(BENCHMARKS)}", file=sys.stderr)
+        return 2
+    rows: list[Row] = []
+    for name in names or BENCHMARKS:
+        print(f"measuring {name}", file=sys.stderr, flush=True)
+        rows += BENCHMARKS[name]()
+    print(format_table(rows))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,51 @@
+"""A `%%gpu` cell with `pass` against a plain one, and against ipyparallel's `%%px` with one engine."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+from benchmarks.front_end import FrontEnd, notebook_kernel
+from benchmarks.measurement import Row, measure
+from benchmarks.workplace import workplace
+
+START_ENGINE = """
+import logging, warnings
+import ipyparallel
+warnings.simplefilter("ignore")
+cluster = ipyparallel.Cluster(n=1, log_level=logging.ERROR)
+client = cluster.start_and_connect_sync(activate=True)
+"""
+
+
+@contextlib.contextmanager
+def ipyparallel_kernel() -> Iterator[FrontEnd]:
+    """Yields a kernel with one engine behind `%%px`."""
+    with notebook_kernel(nbgpu=False) as front_end:
+        front_end.execute(START_ENGINE)
+        try:
+            yield front_end
+        finally:
+            front_end.execute("client.close(); cluster.stop_cluster_sync()")
+
+
+def run(*, rounds: int = 7, repeats: int = 60) -> Sequence[Row]:
+    with (
+        workplace(),
+        notebook_kernel(nbgpu=False) as plain,
+        notebook_kernel(nbgpu=True) as with_nbgpu,
+        ipyparallel_kernel() as with_engine,
+    ):
+        timings = measure(
+            {
+                "plain": lambda: plain.execute("pass").took_s,
+                "gpu": lambda: with_nbgpu.execute("%%gpu\npass").took_s,
+                "px": lambda: with_engine.execute("%%px\npass").took_s,
+            },
+            rounds=rounds,
+            repeats=repeats,
+        )
+    return [
+        Row("`%%gpu` cell with `pass`", timings["gpu"], "local cell", timings["plain"], 2.2),
+        Row("`%%gpu` cell with `pass`", timings["gpu"], "`%%px`, one engine", timings["px"], 0.7),
+    ]

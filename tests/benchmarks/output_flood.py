@@ -1,0 +1,75 @@
+"""Many lines and large displays through `%%gpu` against a local kernel, every byte compared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from benchmarks.front_end import Cell, FrontEnd, notebook_kernel
+from benchmarks.measurement import Row, measure
+from benchmarks.workplace import workplace
+
+PRINT_LINES = """
+for number in range({lines}):
+    print("line", number)
+"""
+DISPLAY = """
+from IPython.display import display
+for number in range({count}):
+    display({{"text/plain": f"{{number:07d}} " * ({size_bytes} // 8)}}, raw=True)
+"""
+
+
+class LostOutputError(AssertionError):
+    """Raised when output is not what the cell wrote."""
+
+
+def check_lines(cell: Cell, lines: int) -> None:
+    expected = "".join(f"line {number}\n" for number in range(lines))
+    got = "".join(cell.stdout)
+    if got != expected:
+        raise LostOutputError(f"{len(expected)} characters were printed, {len(got)} other ones came")
+
+
+def check_displays(cell: Cell, count: int, size_bytes: int) -> None:
+    if len(cell.displays) != count:
+        raise LostOutputError(f"{count} displays were sent, {len(cell.displays)} came")
+    for number, data in enumerate(cell.displays):
+        if data != {"text/plain": f"{number:07d} " * (size_bytes // 8)}:
+            raise LostOutputError(f"display {number} is not what was sent")
+
+
+def print_lines(front_end: FrontEnd, prefix: str, lines: int) -> float:
+    """Prints the lines in the kernel; returns the seconds that it took."""
+    cell = front_end.execute(prefix + PRINT_LINES.format(lines=lines))
+    check_lines(cell, lines)
+    return cell.took_s
+
+
+def send_displays(front_end: FrontEnd, prefix: str, count: int, size_bytes: int) -> float:
+    """Displays text in the kernel; returns the seconds that it took."""
+    cell = front_end.execute(prefix + DISPLAY.format(count=count, size_bytes=size_bytes))
+    check_displays(cell, count, size_bytes)
+    return cell.took_s
+
+
+def run(*, rounds: int = 5, lines: int = 20_000, count: int = 200, size_bytes: int = 1_000_000) -> Sequence[Row]:
+    with workplace(), notebook_kernel(nbgpu=False) as plain, notebook_kernel(nbgpu=True) as with_nbgpu:
+        printed = measure(
+            {
+                "plain": lambda: print_lines(plain, "", lines),
+                "gpu": lambda: print_lines(with_nbgpu, "%%gpu\n", lines),
+            },
+            rounds=rounds,
+        )
+        displayed = measure(
+            {
+                "plain": lambda: send_displays(plain, "", count, size_bytes),
+                "gpu": lambda: send_displays(with_nbgpu, "%%gpu\n", count, size_bytes),
+            },
+            rounds=rounds,
+        )
+    size = f"{count * size_bytes / 1e6:g} MB"
+    return [
+        Row(f"{lines:,} printed lines in `%%gpu`", printed["gpu"], "local cell", printed["plain"], 1.3),
+        Row(f"{size} of displays in `%%gpu`", displayed["gpu"], "local cell", displayed["plain"], 1.3),
+    ]

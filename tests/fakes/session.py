@@ -1,0 +1,80 @@
+"""A session without a kernel: starts when a test lets it, and remembers how it was closed."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import psutil
+from nbgpu_agent.model import KernelState, Lease, Phase, SessionInfo, SessionRequest
+
+
+class FakeSession:
+    """Honours what the registry and the sampler ask of a session."""
+
+    def __init__(
+        self, session_id: str, request: SessionRequest, lease: Lease, on_change: Callable[[], None], desk: FakeKernels
+    ) -> None:
+        self.id = session_id
+        self.lease: Lease | None = lease
+        self.request = request
+        self.closed_because: str | None = None
+        self._on_change = on_change
+        self._desk = desk
+        self._phase = Phase.STARTING
+        self._created_unix_s = time.time()
+
+    async def start(self) -> None:
+        self._desk.starting += 1
+        await self._desk.may_start.wait()
+        if self._desk.start_error is not None:
+            raise self._desk.start_error
+        self._phase = Phase.READY
+        self._on_change()
+
+    async def close(self, reason: str) -> None:
+        await self._desk.may_end.wait()
+        if self.closed_because is None:
+            self.closed_because = reason
+        self._phase = Phase.CLOSED
+
+    def info(self) -> SessionInfo:
+        return SessionInfo(
+            id=self.id,
+            request=self.request,
+            phase=self._phase,
+            lease=self.lease,
+            kernel_state=KernelState.IDLE,
+            kernel_generation=1,
+            created_unix_s=self._created_unix_s,
+            last_active_unix_s=self._created_unix_s,
+            executing=None,
+            executions=0,
+            kernel_exit=None,
+            python_version="3.11.7",
+            working_folder="/",
+        )
+
+    def processes(self) -> list[psutil.Process]:
+        return []
+
+
+class FakeKernels:
+    """Makes the sessions of a test, and decides when and whether their kernels start and end."""
+
+    def __init__(self) -> None:
+        self.may_start = asyncio.Event()
+        self.may_start.set()
+        self.may_end = asyncio.Event()
+        self.may_end.set()
+        self.start_error: Exception | None = None
+        self.starting = 0
+        self.sessions: list[FakeSession] = []
+
+    def make(
+        self, session_id: str, request: SessionRequest, lease: Lease, on_change: Callable[[], None]
+    ) -> FakeSession:
+        session = FakeSession(session_id, request, lease, on_change, self)
+        self.sessions.append(session)
+        return session

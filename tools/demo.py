@@ -1,0 +1,167 @@
+"""Runs the quickstart through and prints what its cells print as they print it, then opens JupyterLab on a copy of it.
+
+What it makes is below .tools/demo, and the agent that it starts ends with it. LAB=0 in the environment stops it before
+JupyterLab. Where no GPU is and NBGPU_SIMULATE is not set, a simulated H100 is offered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import html
+import os
+import re
+import shutil
+import struct
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pynvml
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, DeadKernelError
+from nbformat import NotebookNode
+from nbgpu.client.embedded import find_agent
+from nbgpu.client.pool import Pool
+from traitlets.config import Config
+
+ROOT = Path(__file__).resolve().parent.parent
+QUICKSTART = ROOT / "binder" / "quickstart.ipynb"
+WORK_FOLDER = ROOT / ".tools" / "demo"
+CELL_TIMEOUT_S = 300
+ENCRYPTED = Config({"KernelManager": {"transport_encryption": "auto"}})
+"""ipykernel warns where the notebook's kernel is on plain TCP."""
+
+
+class PrintingClient(NotebookClient):
+    """Executes a notebook and prints its outputs the moment they come."""
+
+    progress = ""
+    """The words of the latest progress bar, which is a widget and has no text of its own."""
+
+    def process_message(self, msg: dict[str, Any], cell: NotebookNode, cell_index: int) -> NotebookNode | None:
+        kind, content = msg["msg_type"], msg["content"]
+        if kind == "execute_input":
+            first, *rest = content["code"].splitlines() or [""]
+            print(f"\n[{content['execution_count']}] {first}{' …' if rest else ''}", flush=True)
+        elif kind == "stream":
+            self.finish_progress()
+            print(content["text"], end="", flush=True)
+        elif kind in ("display_data", "update_display_data", "execute_result"):
+            print(describe(content["data"]), flush=True)
+        elif kind == "error":
+            self.finish_progress()
+            print("\n".join(content["traceback"]), flush=True)
+        elif kind == "comm_msg":
+            self.show_progress(content["data"])
+        elif kind == "status" and content["execution_state"] == "idle":
+            self.finish_progress()
+        return super().process_message(msg, cell, cell_index)
+
+    def show_progress(self, data: dict[str, Any]) -> None:
+        value = data.get("state", {}).get("value")
+        if isinstance(value, str) and "/" in (words := strip_markup(value)):
+            self.progress = words
+            if sys.stdout.isatty():
+                print(f"\r{words}", end="", flush=True)
+
+    def finish_progress(self) -> None:
+        if self.progress:
+            print(f"\r{self.progress}" if sys.stdout.isatty() else self.progress, flush=True)
+            self.progress = ""
+
+
+def strip_markup(text: str) -> str:
+    """Returns the words of a piece of HTML."""
+    return html.unescape(re.sub(r"<[^>]*>", "", text)).strip()
+
+
+def describe(data: dict[str, Any]) -> str:
+    """Returns an output as a terminal can show it: its text, or for an image its size."""
+    if "image/png" in data:
+        width, height = struct.unpack(">II", base64.b64decode(data["image/png"])[16:24])
+        return f"[image {width}x{height}]"
+    if "text/plain" in data:
+        return str(data["text/plain"])
+    return f"[{', '.join(data)}]"
+
+
+def has_gpu() -> bool:
+    """Returns whether NVIDIA's driver knows of a GPU here."""
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return False
+    try:
+        return bool(pynvml.nvmlDeviceGetCount() > 0)
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def run_quickstart() -> None:
+    """Executes the quickstart in memory.
+
+    Raises:
+        CellExecutionError: A cell raised.
+        DeadKernelError: The notebook's kernel ended.
+    """
+    notebook = nbformat.read(QUICKSTART, as_version=4)  # type: ignore[no-untyped-call]
+    PrintingClient(
+        notebook,
+        kernel_name="python3",
+        config=ENCRYPTED,
+        timeout=CELL_TIMEOUT_S,
+        resources={"metadata": {"path": str(WORK_FOLDER)}},
+    ).execute()
+
+
+def open_lab() -> int:
+    """Serves JupyterLab on a copy of the quickstart until it is stopped; returns its exit code."""
+    copy = WORK_FOLDER / QUICKSTART.name
+    if not copy.exists() or copy.stat().st_mtime < QUICKSTART.stat().st_mtime:
+        shutil.copyfile(QUICKSTART, copy)
+    command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={WORK_FOLDER}", copy.name]
+    if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        command.append("--no-browser")
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        command.append("--allow-root")
+    print("\nOpening JupyterLab on the quickstart; Ctrl-C ends it", flush=True)
+    lab = subprocess.Popen(command, cwd=WORK_FOLDER)
+    while True:
+        try:
+            return lab.wait()
+        except KeyboardInterrupt:  # the terminal has sent it to JupyterLab too, which asks and then ends
+            continue
+
+
+async def end_agent() -> None:
+    """Ends the demo's agent with its sessions, if it runs."""
+    record = await find_agent()
+    if record is not None:
+        async with Pool(record.address, record.token) as pool:
+            await pool.shut_down(close_sessions=True)
+
+
+def main() -> int:
+    if not has_gpu():
+        os.environ.setdefault("NBGPU_SIMULATE", "H100x1")
+    # An agent of the demo's own: one that runs here already may offer something else.
+    os.environ.setdefault("NBGPU_AGENT_DIR", str(WORK_FOLDER / "agent"))
+    WORK_FOLDER.mkdir(parents=True, exist_ok=True)
+    try:
+        run_quickstart()
+        print("\nThe quickstart ran through.", flush=True)
+        return 0 if os.environ.get("LAB") == "0" else open_lab()
+    except (CellExecutionError, DeadKernelError) as error:
+        print(f"\nthe quickstart failed: {type(error).__name__}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    finally:
+        asyncio.run(end_agent())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
