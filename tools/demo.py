@@ -23,9 +23,10 @@ import pynvml
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbformat import NotebookNode
+from traitlets.config import Config
+
 from nbgpu.client.embedded import find_agent
 from nbgpu.client.pool import Pool
-from traitlets.config import Config
 
 ROOT = Path(__file__).resolve().parent.parent
 QUICKSTART = ROOT / "binder" / "quickstart.ipynb"

@@ -12,14 +12,14 @@ from typing import Any
 
 from jupyter_core.application import JupyterApp
 from jupyter_core.paths import jupyter_runtime_dir
-from nbgpu_protocol import VERSION
-from nbgpu_protocol.discovery import AgentRecord, agent_folder, write_record
 from traitlets import Bool, Float, Int, List, Unicode
 
 from nbgpu_agent.errors import AgentError, InvalidRequestError
 from nbgpu_agent.folders import AgentFolders, AlreadyRunningError, locked_folder
 from nbgpu_agent.listening import ListenAddress, parse_listen_address
 from nbgpu_agent.tokens import TOKEN_VARIABLE, configured_token, new_token
+from nbgpu_protocol import VERSION
+from nbgpu_protocol.discovery import AgentRecord, agent_folder, write_record
 
 EXIT_REFUSED = 2
 """The configuration cannot be met; standard error says why."""

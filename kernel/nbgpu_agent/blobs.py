@@ -11,9 +11,8 @@ import shutil
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 
-from nbgpu_protocol import blobs as protocol
-
 from nbgpu_agent.errors import DigestMismatchError, InvalidRequestError, NoSuchBlobError
+from nbgpu_protocol import blobs as protocol
 
 DEFAULT_LIMIT_BYTES = 64 << 30
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")

@@ -13,10 +13,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from nbgpu_protocol.discovery import AGENT_FILE, RUN_LOCK_FILE, read_record
-
 from nbgpu_agent.errors import AgentError, InvalidRequestError
 from nbgpu_agent.listening import MAX_SOCKET_PATH_BYTES
+from nbgpu_protocol.discovery import AGENT_FILE, RUN_LOCK_FILE, read_record
 
 SOCKET_FILE = "agent.sock"
 KERNELS_FOLDER = "kernels"

@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from nbgpu_protocol.accelerator_types import CPU
-
 from nbgpu_agent.errors import AgentError, CanNeverFitError, NoSuchAcceleratorError
 from nbgpu_agent.model import Accelerator, Alternative, Offer, Spec
+from nbgpu_protocol.accelerator_types import CPU
 
 _GB = 10**9
 _GIB = 2**30

@@ -440,12 +440,14 @@ class Session:
         self._last_log = kernel.log_tail(_KEPT_LOG_BYTES)
         self._kernel = None
         self._kernel_state = KernelState.DEAD
-        self.journal.append(KernelEnded(self._generation, self._kernel_exit))
+        if not self._closing:  # else it is the end of the session that ends what waits for an answer
+            self.journal.append(KernelEnded(self._generation, self._kernel_exit))
         current, self._current = self._current, None
         if current is not None:
             self._last_active_unix_s = self._now()
             current.wake()
-        self._refuse_waiting()
+        if not self._closing:
+            self._refuse_waiting()
         await kernel.end(grace_s=0.0)
         self._on_change()
 

@@ -74,6 +74,9 @@ class Interrupts:
             return
         threading.Thread(target=self._retry, args=(request,), name="nbgpu-interrupt", daemon=True).start()
 
+    ON_SIGNAL_CODE = _on_signal.__code__
+    """The code of the one frame of ours in the traceback of an interrupted cell."""
+
     def _may_raise(self, frame: FrameType | None) -> bool:
         user_code = called = False
         while frame is not None:

@@ -16,8 +16,8 @@ from IPython.core.events import EventManager
 from IPython.core.interactiveshell import InteractiveShell
 
 from nbgpu_kernel.exceptions import pack_exception, qualified_name
-from nbgpu_kernel.history import ZMQInteractiveShell
 from nbgpu_kernel.interrupts import Interrupts
+from nbgpu_kernel.shell import ZMQInteractiveShell
 
 ASSIGN_REQUEST = "nbgpu_assign_request"
 ASSIGN_REPLY = "nbgpu_assign_reply"

@@ -9,9 +9,10 @@ import sys
 import time
 from collections.abc import Iterator
 
-import nbgpu_protocol.accelerator_types
 import psutil
 import pytest
+
+import nbgpu_protocol.accelerator_types
 from nbgpu_agent.accelerators.cpu import CpuSource
 from nbgpu_agent.accelerators.inventory import find_accelerators
 from nbgpu_agent.accelerators.simulated import SimulatedSource, parse_simulated

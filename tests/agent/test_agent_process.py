@@ -16,6 +16,7 @@ from typing import Any
 import grpc
 import psutil
 import pytest
+
 from nbgpu_agent.app import EXIT_ALREADY_RUNNING, EXIT_REFUSED
 from nbgpu_protocol import VERSION
 from nbgpu_protocol.discovery import AgentRecord, read_record

@@ -9,6 +9,7 @@ from pathlib import Path
 import grpc
 import grpc.aio
 import pytest
+
 from nbgpu_agent.blobs import BlobStore
 from nbgpu_agent.errors import DigestMismatchError, InvalidRequestError, NoSuchBlobError
 from nbgpu_protocol import ERROR_METADATA_KEY, blobs

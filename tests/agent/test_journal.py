@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+
 from nbgpu_agent.journal import Journal, Message, SessionClosed
 
 pytestmark = pytest.mark.asyncio

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+
 from nbgpu_agent.errors import KernelFailedError
 from nbgpu_agent.kernel_environment import base_variables, lease_variables
 from nbgpu_agent.kernels import KernelLauncher, reap_leftovers

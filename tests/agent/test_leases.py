@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from nbgpu_agent.errors import BusyError, CanNeverFitError, InvalidRequestError
 from nbgpu_agent.leases import LeaseLedger, LeaseRequest
 from nbgpu_agent.model import Accelerator, Alternative, Lease, Spec

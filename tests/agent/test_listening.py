@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from nbgpu_agent.errors import AddressRefusedError, InvalidRequestError
 from nbgpu_agent.listening import parse_listen_address
 from nbgpu_agent.tokens import configured_token, new_token

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from fakes.nvml.library import MIB, FakeGpu, FakeSlice, build_library, with_library, write_state
 
 READER = """

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from nbgpu_agent.errors import CanNeverFitError, NoSuchAcceleratorError
 from nbgpu_agent.model import Accelerator, Alternative, Spec
 from nbgpu_agent.placement import (

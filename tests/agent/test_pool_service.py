@@ -16,6 +16,7 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
+
 from fakes.session import FakeKernels
 from nbgpu_agent.accelerators.cpu import CpuSource
 from nbgpu_agent.accelerators.inventory import Inventory

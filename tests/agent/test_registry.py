@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+
 from fakes.session import FakeKernels
 from nbgpu_agent.errors import (
     BusyError,

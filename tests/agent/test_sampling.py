@@ -11,6 +11,7 @@ import pytest
 import pytest_asyncio
 from hypothesis import given
 from hypothesis import strategies as st
+
 from nbgpu_agent.accelerators.source import Holder
 from nbgpu_agent.model import Sample
 from nbgpu_agent.sampling import HISTORY_BATCH_SAMPLES, Sampler, SampleRing

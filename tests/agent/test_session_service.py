@@ -11,6 +11,7 @@ from pathlib import Path
 import grpc
 import psutil
 import pytest
+
 from nbgpu_agent.journal import Message
 from nbgpu_protocol import ERROR_METADATA_KEY
 from nbgpu_protocol.v1 import pool_pb2, session_pb2

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
+
 from nbgpu.client.embedded import find_agent
 from nbgpu.client.pool import Pool
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import grpc
+
 from nbgpu_protocol import ERROR_METADATA_KEY, VERSION
 from nbgpu_protocol.v1 import pool_pb2, pool_pb2_grpc
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 
 import psutil
+
 from nbgpu_agent.model import KernelState, Lease, Phase, SessionInfo, SessionRequest
 
 

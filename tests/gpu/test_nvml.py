@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
+
 from nbgpu_agent.accelerators.nvml import NvmlSource
 from nbgpu_agent.accelerators.source import Holder
 

@@ -65,7 +65,7 @@ def outputs(cell: Cell) -> list[object]:
         "display({'application/x-own': {'deep': [1, 2]}, 'text/plain': 'own'}, raw=True)",
         "h = display('one', display_id=True)\nh.update('two')",
         "from IPython.display import clear_output\nprint('gone')\nclear_output(wait=True)\nprint('stays')",
-        "%matplotlib inline\nimport matplotlib.pyplot as plt\nfig = plt.figure(figsize=(1, 1))\nplt.plot([1, 2])\nplt.show()",
+        "%matplotlib inline\nimport matplotlib.pyplot as plt\nplt.figure(figsize=(1, 1))\nplt.plot([1, 2])\nplt.show()",
         "!echo from the shell",
         "x = !echo captured\nx",
         "import asyncio\nawait asyncio.sleep(0)\nprint('awaited')",
@@ -298,7 +298,7 @@ def test_completion_and_inspection_of_remote_names(notebook: NotebookKernel) -> 
     assert "remote_only_name" in found["matches"]
     cell = "%%gpu\nx = 1\nremote_only_name.ke"
     found = notebook.ask("complete_request", {"code": cell, "cursor_pos": len(cell)})
-    assert [cell[: found["cursor_start"]] + match for match in found["matches"]][0].endswith("remote_only_name.keys")
+    assert (cell[: found["cursor_start"]] + found["matches"][0]).endswith("remote_only_name.keys")
     cell = "%%gpu\nremote_function"
     seen = notebook.ask("inspect_request", {"code": cell, "cursor_pos": len(cell), "detail_level": 0})
     assert "What it does." in seen["data"]["text/plain"]

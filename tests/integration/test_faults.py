@@ -244,7 +244,7 @@ def test_the_async_twin(run_python: Callable[..., str], notebook: NotebookKernel
         "    async with await nbgpu.attach_async('A10') as session:\n"
         "        await session.execute('x = 20')\n"
         "        print(await session.execute('x + 1'))\n"
-        "        task = asyncio.ensure_future(session.execute('import time; print(\"on\", flush=True); time.sleep(600)'))\n"
+        "        task = asyncio.ensure_future(session.execute('import time; time.sleep(600)'))\n"
         "        while not (await session.info()).HasField('executing'):\n"
         "            await asyncio.sleep(0.01)\n"
         "        task.cancel()\n"

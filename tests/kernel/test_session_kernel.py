@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from session_clients import connect, run_service
 
 pytestmark = pytest.mark.asyncio

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from nbgpu_protocol.discovery import AGENT_FILE, AgentRecord, agent_folder, read_record, write_record
 
 RECORD = AgentRecord(address="unix:/run/agent.sock", token="secret", pid=4711, version="0.1.0", protocol_version=1)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from nbgpu_protocol import MAX_PAYLOAD_BYTES
 from nbgpu_protocol.fragments import FragmentError, MessageAssembler, split_message
 from nbgpu_protocol.v1 import session_pb2

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from lab_page import LabPage
 from playwright.sync_api import Browser, Page, sync_playwright
+
+from lab_page import LabPage
 
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 OUTPUT_FOLDER = Path(__file__).parents[1] / "output/ui"

@@ -8,13 +8,14 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from playwright.sync_api import expect
+
 from jupyter_servers import run_jupyter_server
 from lab_page import LAB_ARGUMENTS, LabPage
 from nbgpu.client.embedded import find_agent
 from nbgpu.client.pool import Pool
 from nbgpu_protocol.discovery import read_record
 from nbgpu_protocol.v1 import pool_pb2
-from playwright.sync_api import expect
 
 pytestmark = pytest.mark.usefixtures("console_errors")
 

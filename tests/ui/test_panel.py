@@ -4,11 +4,12 @@ import re
 import time
 
 import pytest
+from playwright.sync_api import expect
+
 from fakes import pool as fake
 from jupyter_servers import run_jupyter_server
 from lab_page import LAB_ARGUMENTS, LabPage
 from nbgpu_protocol.v1 import pool_pb2
-from playwright.sync_api import expect
 
 pytestmark = pytest.mark.usefixtures("console_errors")
 

@@ -6,10 +6,10 @@ import platform
 from collections.abc import Sequence
 
 import psutil
-from nbgpu_protocol.accelerator_types import CPU
 
 from nbgpu_agent.accelerators.source import Holder
 from nbgpu_agent.model import Accelerator, Sample
+from nbgpu_protocol.accelerator_types import CPU
 
 
 class CpuSource:

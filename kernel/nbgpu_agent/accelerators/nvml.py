@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import pynvml
-from nbgpu_protocol.accelerator_types import canonical_type, nominal_memory_bytes
 
 from nbgpu_agent.accelerators.source import Holder, session_of_each
 from nbgpu_agent.model import Accelerator, Sample
+from nbgpu_protocol.accelerator_types import canonical_type, nominal_memory_bytes
 
 logger = logging.getLogger(__name__)
 

@@ -9,12 +9,12 @@ import re
 from collections.abc import Sequence
 
 import psutil
-from nbgpu_protocol.accelerator_types import CPU, NOMINAL_MEMORY_GB, canonical_type
 
 from nbgpu_agent.accelerators.process_load import Load, ProcessLoads
 from nbgpu_agent.accelerators.source import Holder
 from nbgpu_agent.errors import InvalidRequestError
 from nbgpu_agent.model import Accelerator, Sample
+from nbgpu_protocol.accelerator_types import CPU, NOMINAL_MEMORY_GB, canonical_type
 
 SIMULATE_VARIABLE = "NBGPU_SIMULATE"
 MAX_SIMULATED = 64

@@ -7,11 +7,11 @@ from typing import Any, TypeAlias
 
 import grpc
 import grpc.aio
-from nbgpu_protocol import blobs as protocol
 
 from nbgpu_agent.blobs import BlobStore
 from nbgpu_agent.errors import InvalidRequestError
 from nbgpu_agent.service.translated_errors import translated
+from nbgpu_protocol import blobs as protocol
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from nbgpu_protocol.accelerator_types import CPU, canonical_type
-from nbgpu_protocol.v1 import pool_pb2
-
 from nbgpu_agent.errors import InvalidRequestError
 from nbgpu_agent.model import (
     Accelerator,
@@ -24,6 +21,8 @@ from nbgpu_agent.model import (
     SessionUpdate,
     Spec,
 )
+from nbgpu_protocol.accelerator_types import CPU, canonical_type
+from nbgpu_protocol.v1 import pool_pb2
 
 MAX_ALTERNATIVES = 16
 MAX_COUNT = 1024

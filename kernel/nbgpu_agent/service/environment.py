@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any, NoReturn
 
 import grpc
-from nbgpu_protocol.v1 import environment_pb2, environment_pb2_grpc
 
 from nbgpu_agent.errors import NotServedError
 from nbgpu_agent.service.translated_errors import translated
+from nbgpu_protocol.v1 import environment_pb2, environment_pb2_grpc
 
 
 class EnvironmentService(environment_pb2_grpc.EnvironmentServicer):

@@ -13,8 +13,6 @@ from typing import Any
 
 import grpc
 import grpc.aio
-from nbgpu_protocol import VERSION
-from nbgpu_protocol.v1 import pool_pb2, pool_pb2_grpc
 
 from nbgpu_agent.errors import (
     InterpreterRefusedError,
@@ -36,6 +34,8 @@ from nbgpu_agent.service.conversions import (
     session_update_message,
 )
 from nbgpu_agent.service.translated_errors import translated
+from nbgpu_protocol import VERSION
+from nbgpu_protocol.v1 import pool_pb2, pool_pb2_grpc
 
 CAPABILITIES = ("blobs", "interrupt", "stacks", "samples")
 

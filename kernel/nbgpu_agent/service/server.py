@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
-from nbgpu_protocol.v1 import environment_pb2_grpc, pool_pb2_grpc
 
 from nbgpu_agent.errors import AddressRefusedError
 from nbgpu_agent.listening import ListenAddress
 from nbgpu_agent.service.authentication import TokenInterceptor
 from nbgpu_agent.service.environment import EnvironmentService
 from nbgpu_agent.service.pool import PoolService
+from nbgpu_protocol.v1 import environment_pb2_grpc, pool_pb2_grpc
 
 if TYPE_CHECKING:
     from nbgpu_agent.blobs import BlobStore

@@ -9,9 +9,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import grpc
 import grpc.aio
-from nbgpu_protocol import MAX_PAYLOAD_BYTES
-from nbgpu_protocol.fragments import FragmentError, MessageAssembler, split_message
-from nbgpu_protocol.v1 import pool_pb2, session_pb2, session_pb2_grpc
 
 from nbgpu_agent.blobs import BlobStore
 from nbgpu_agent.channels import Channel
@@ -31,6 +28,9 @@ from nbgpu_agent.service.blobs import add_blob_handlers
 from nbgpu_agent.service.conversions import kernel_exit_message, session_info_message
 from nbgpu_agent.service.translated_errors import error_message, translated
 from nbgpu_agent.sessions import Session
+from nbgpu_protocol import MAX_PAYLOAD_BYTES
+from nbgpu_protocol.fragments import FragmentError, MessageAssembler, split_message
+from nbgpu_protocol.v1 import pool_pb2, session_pb2, session_pb2_grpc
 
 if TYPE_CHECKING:
     from nbgpu_agent.registry import SessionRegistry

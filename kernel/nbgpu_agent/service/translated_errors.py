@@ -10,10 +10,10 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any, NoReturn, TypeVar
 
 import grpc
-from nbgpu_protocol import ERROR_METADATA_KEY
-from nbgpu_protocol.v1 import pool_pb2
 
 from nbgpu_agent.errors import AgentError
+from nbgpu_protocol import ERROR_METADATA_KEY
+from nbgpu_protocol.v1 import pool_pb2
 
 logger = logging.getLogger(__name__)
 

@@ -1,11 +1,15 @@
-"""The shell's history: in memory, and under the numbers that the notebook gave its cells."""
+"""The shell: ipykernel's, with the notebook's own cell numbers, and tracebacks without a frame of ours."""
 
 from __future__ import annotations
 
+import sys
+from types import TracebackType
 from typing import Any
 
 from ipykernel import zmqshell
 from IPython.core.history import HistoryManager
+
+from nbgpu_kernel.interrupts import Interrupts
 
 
 class NumberedHistoryManager(HistoryManager):
@@ -27,6 +31,22 @@ class NumberedHistoryManager(HistoryManager):
 class ZMQInteractiveShell(zmqshell.ZMQInteractiveShell):
     """ipykernel's shell with that history. It has ipykernel's name: libraries recognise a notebook by it."""
 
+    def showtraceback(self, *args: Any, **kwargs: Any) -> None:
+        error = sys.exc_info()[1]
+        while error is not None:
+            _trim(error.__traceback__)
+            error = error.__cause__ or error.__context__
+        super().showtraceback(*args, **kwargs)
+
     def init_history(self) -> None:
         self.history_manager = NumberedHistoryManager(shell=self, parent=self)
         self.configurables.append(self.history_manager)  # type: ignore[arg-type] # IPython's own does
+
+
+def _trim(frames: TracebackType | None) -> None:
+    """Cuts the frame of our signal handler off a traceback: Python's own handler has none."""
+    while frames is not None and frames.tb_next is not None:
+        if frames.tb_next.tb_frame.f_code is Interrupts.ON_SIGNAL_CODE:
+            frames.tb_next = None
+            return
+        frames = frames.tb_next
