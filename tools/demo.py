@@ -123,7 +123,15 @@ def open_lab() -> int:
     copy = WORK_FOLDER / QUICKSTART.name
     if not copy.exists() or copy.stat().st_mtime < QUICKSTART.stat().st_mtime:
         shutil.copyfile(QUICKSTART, copy)
-    command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={WORK_FOLDER}", copy.name]
+    command = [
+        sys.executable,
+        "-m",
+        "jupyterlab",
+        f"--ServerApp.root_dir={WORK_FOLDER}",
+        f"--LabApp.default_url=/lab/tree/{copy.name}",  # so that the address that it prints leads there too
+        "--log-level=WARN",
+        "--ServerApp.answer_yes=True",  # to whether Ctrl-C is meant
+    ]
     if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         command.append("--no-browser")
     if hasattr(os, "geteuid") and os.geteuid() == 0:

@@ -50,7 +50,7 @@ _RECORD_FILE = "kernel.json"
 _SHORT_FOLDER_PREFIX = "nbgpu-"
 # Below the folder for temporary files people make sockets of their own: multiprocessing takes 33 characters.
 _MAX_TEMPORARY_PATH_BYTES = MAX_SOCKET_PATH_BYTES - 47
-_KERNEL_ARGUMENTS = ("--HistoryManager.enabled=False", "--log-level=CRITICAL")
+_KERNEL_ARGUMENTS = ("--HistoryManager.enabled=False", "--HistoryManager.hist_file=:memory:", "--log-level=CRITICAL")
 _KERNEL_SCRIPT = Path(__file__).resolve().parent.parent / "nbgpu_kernel"
 
 

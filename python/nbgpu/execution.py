@@ -50,7 +50,7 @@ class Request:
         self.reply: dict[str, Any] | None = None
         self.result: RemoteResult | None = None
         self._reply_to_input = reply_to_input
-        self._has_error_output = False
+        self._held_error: Message | None = None
         self._is_idle = False
         self._expects_reply = expects_reply
         self._failure: errors.Error | None = None
@@ -71,6 +71,8 @@ class Request:
         elif message.type.endswith("_reply"):
             self.reply = message.content()
         if self.is_answered:
+            if self.reply is not None and self.reply.get("status") != "error":
+                self.release_error()
             self._end()
 
     def fail(self, error: errors.Error) -> None:
@@ -106,7 +108,7 @@ class Request:
         if reply.get("status") == "ok":
             return self.result
         if reply.get("status") == "error":
-            raise rebuild_exception(reply, is_told=not self._has_error_output)
+            raise rebuild_exception(reply, is_told=self._held_error is None)
         raise errors.KernelDiedError("the session's kernel dropped the cell before running it")
 
     @property
@@ -116,7 +118,7 @@ class Request:
 
     def publish(self, message: Message) -> None:
         """Shows output, on the thread that the publisher needs."""
-        if self.publisher.immediate or self.is_answered:
+        if self.publisher.immediate or self.answered.done():
             self.publisher.publish(message)
         else:
             self._events.put(lambda: self.publisher.publish(message))
@@ -126,14 +128,27 @@ class Request:
         if kind == "status":
             self._is_idle = self._is_idle or json.loads(bytes(message.raw_content))["execution_state"] == "idle"
         elif kind == "error":
-            self._has_error_output = True  # raised here instead, so that it is shown once and the cell fails
+            self.release_error()
+            self._held_error = message
         elif kind == "execute_result":
+            self.release_error()
             content = message.content()
             self.result = RemoteResult(content["data"], content.get("metadata"))
             if self.publisher.immediate:
                 self.publisher.publish(message)
         elif kind in OUTPUT_TYPES:
+            self.release_error()
             self.publish(message)
+
+    def release_error(self) -> None:
+        """Shows an error that turned out not to be the cell's last word.
+
+        The cell's own error is raised here instead of being shown, so that it is shown once and the cell fails. Others,
+        such as one inside of an Output widget, which takes it, are output like any other.
+        """
+        held, self._held_error = self._held_error, None
+        if held is not None:
+            self.publish(held)
 
     def _ask(self, message: Message) -> None:
         content = message.content()

@@ -12,9 +12,7 @@ from IPython.core.getipython import get_ipython
 
 from nbgpu.client.connection import Message
 
-OUTPUT_TYPES = frozenset(
-    {"stream", "display_data", "update_display_data", "clear_output", "execute_result", "debug_event"}
-)
+OUTPUT_TYPES = frozenset({"stream", "display_data", "update_display_data", "clear_output", "execute_result", "error"})
 COMM_TYPES = frozenset({"comm_open", "comm_msg", "comm_close"})
 PAYLOADS = frozenset({"page", "set_next_input"})
 """Of a reply's payloads, those that are meant for the person; the others direct the front end's own kernel."""
@@ -128,6 +126,9 @@ class ShellPublisher:
 
     def _show_update_display_data(self, content: dict[str, Any]) -> None:
         self._show_display_data(content, update=True)
+
+    def _show_error(self, content: dict[str, Any]) -> None:
+        print("\n".join(content["traceback"]))
 
     def _show_clear_output(self, content: dict[str, Any]) -> None:
         if get_ipython() is not None:

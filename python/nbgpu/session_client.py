@@ -101,13 +101,15 @@ class SessionClient:
     def on_message(self, message: Message) -> None:
         request = self._requests.get(message.parent_header.get("nbgpu_request", ""))
         if message.channel == session_pb2.IOPUB and message.type in COMM_TYPES:
+            if request is not None:
+                request.release_error()  # which a widget that takes output may be about to stop taking
             if self._comms is not None and not self._comms.intercept(message, self):
                 self._publish_late(message)
         elif request is not None:
             request.deliver(message)
             if request.is_answered:
                 self._forget(request)
-        elif message.channel == session_pb2.IOPUB and message.type in OUTPUT_TYPES | {"error"}:
+        elif message.channel == session_pb2.IOPUB and message.type in OUTPUT_TYPES:
             self._publish_late(message)
 
     def on_kernel_event(self, event: session_pb2.KernelEvent) -> None:

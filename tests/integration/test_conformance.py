@@ -1,6 +1,7 @@
 """nbclient's own test notebooks give the same outputs with `%%gpu` in front of every cell as they give locally.
 
-They are read from nbclient's source distribution, which `make test` fetches before the tests run.
+They are read from jupyter_core.utils import ensure_event_loop
+from nbclient's source distribution, which `make test` fetches before the tests run.
 
 The local run has `# %%gpu` where the other has `%%gpu`, so that lines and cells count alike. What is normalised:
 
@@ -206,7 +207,10 @@ def test_two_notebooks_at_once(notebooks: Path, execute: Execute, tmp_path: Path
         notebook = on_the_agent(notebooks / name)
         (cell,) = (cell for cell in notebook.cells if variable in cell.source)
         cell.source = cell.source.replace("%%gpu", f"%%gpu\n{assignment}", 1)
-        execute(notebook, notebooks)
+        try:
+            execute(notebook, notebooks)
+        finally:
+            ensure_event_loop().close()  # jupyter_core's, of this thread
 
     with concurrent.futures.ThreadPoolExecutor(max_workers=2) as threads:
         for done in [threads.submit(run_one, name) for name in TOGETHER]:
