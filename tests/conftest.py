@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from jupyter_core.utils import ensure_event_loop
 
-# Made here, in the context from which all others are copied. Made later, in a test's own context, it would be made again
-# and again, and whichever test runs when one of them is collected would fail.
+# Made here, in the context from which all others are copied. Made later, in a test's own context, it would be made anew
+# for each, and whichever test runs when one of them is collected would fail.
 _LOOP = ensure_event_loop()
 
 

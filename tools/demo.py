@@ -31,6 +31,7 @@ from nbgpu.client.pool import Pool
 ROOT = Path(__file__).resolve().parent.parent
 QUICKSTART = ROOT / "binder" / "quickstart.ipynb"
 WORK_FOLDER = ROOT / ".tools" / "demo"
+NOTEBOOKS_FOLDER = WORK_FOLDER / "notebooks"
 CELL_TIMEOUT_S = 300
 ENCRYPTED = Config({"KernelManager": {"transport_encryption": "auto"}})
 """ipykernel warns where the notebook's kernel is on plain TCP."""
@@ -114,34 +115,36 @@ def run_quickstart() -> None:
         kernel_name="python3",
         config=ENCRYPTED,
         timeout=CELL_TIMEOUT_S,
-        resources={"metadata": {"path": str(WORK_FOLDER)}},
+        resources={"metadata": {"path": str(NOTEBOOKS_FOLDER)}},
     ).execute()
 
 
 def open_lab() -> int:
     """Serves JupyterLab on a copy of the quickstart until it is stopped; returns its exit code."""
-    copy = WORK_FOLDER / QUICKSTART.name
+    copy = NOTEBOOKS_FOLDER / QUICKSTART.name
     if not copy.exists() or copy.stat().st_mtime < QUICKSTART.stat().st_mtime:
         shutil.copyfile(QUICKSTART, copy)
     command = [
         sys.executable,
         "-m",
         "jupyterlab",
-        f"--ServerApp.root_dir={WORK_FOLDER}",
+        f"--ServerApp.root_dir={NOTEBOOKS_FOLDER}",
         f"--LabApp.default_url=/lab/tree/{copy.name}",  # so that the address that it prints leads there too
-        "--log-level=WARN",
         "--ServerApp.answer_yes=True",  # to whether Ctrl-C is meant
+        "--ServerApp.log_level=WARN",
+        "--LabApp.log_level=WARN",
+        "--KernelManager.transport_encryption=auto",  # as ENCRYPTED
     ]
     if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         command.append("--no-browser")
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         command.append("--allow-root")
     print("\nOpening JupyterLab on the quickstart; Ctrl-C ends it", flush=True)
-    lab = subprocess.Popen(command, cwd=WORK_FOLDER)
+    lab = subprocess.Popen(command, cwd=NOTEBOOKS_FOLDER)
     while True:
         try:
             return lab.wait()
-        except KeyboardInterrupt:  # the terminal has sent it to JupyterLab too, which asks and then ends
+        except KeyboardInterrupt:  # the terminal has sent it to JupyterLab too
             continue
 
 
@@ -158,7 +161,7 @@ def main() -> int:
         os.environ.setdefault("NBGPU_SIMULATE", "H100x1")
     # An agent of the demo's own: one that runs here already may offer something else.
     os.environ.setdefault("NBGPU_AGENT_DIR", str(WORK_FOLDER / "agent"))
-    WORK_FOLDER.mkdir(parents=True, exist_ok=True)
+    NOTEBOOKS_FOLDER.mkdir(parents=True, exist_ok=True)
     try:
         run_quickstart()
         print("\nThe quickstart ran through.", flush=True)

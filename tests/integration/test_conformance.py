@@ -1,7 +1,6 @@
 """nbclient's own test notebooks give the same outputs with `%%gpu` in front of every cell as they give locally.
 
-They are read from jupyter_core.utils import ensure_event_loop
-from nbclient's source distribution, which `make test` fetches before the tests run.
+They are read from nbclient's source distribution, which `make test` fetches before the tests run.
 
 The local run has `# %%gpu` where the other has `%%gpu`, so that lines and cells count alike. What is normalised:
 
@@ -28,6 +27,7 @@ from typing import Any
 
 import nbformat
 import pytest
+from jupyter_core.utils import ensure_event_loop
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell
