@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 START_DEADLINE_S = 90.0
+PATIENT_COMPLETER = {"providerTimeout": 60_000}
+"""JupyterLab otherwise drops a completion that takes longer than a second, as the first one in a kernel may."""
 NEWS_OFF = {"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": True}}
 
 
@@ -53,9 +55,9 @@ def run_jupyter_server(
     """Runs `python -m MODULE` until the block ends; its environment is `isolated_environ(folder)` and `environ`."""
     token = secrets.token_hex(16)
     full_environ = isolated_environ(folder) | dict(environ)
-    page_config = folder / "config/labconfig/page_config.json"
-    page_config.parent.mkdir(parents=True, exist_ok=True)
-    page_config.write_text(json.dumps(NEWS_OFF))
+    _write_json(folder / "config/labconfig/page_config.json", NEWS_OFF)
+    user_settings = folder / "config/lab/user-settings/@jupyterlab"
+    _write_json(user_settings / "completer-extension/manager.jupyterlab-settings", PATIENT_COMPLETER)
     work_folder = folder / "work"
     work_folder.mkdir(exist_ok=True)
     log = folder / "server.log"
@@ -87,6 +89,11 @@ def run_jupyter_server(
             process.kill()
             process.wait()
             raise
+
+
+def _write_json(path: Path, content: Mapping[str, object]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
 
 
 def _wait_for_port(runtime_folder: Path, process: subprocess.Popen[bytes], log: Path) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 from playwright.sync_api import Locator, Page, expect
@@ -21,12 +22,38 @@ KERNEL_READY = """async () => {
   }
   return null;
 }"""
+AWAIT_RESTART = """() => {
+  const { kernel } = window.jupyterapp.shell.currentWidget.sessionContext.session;
+  window.restarted = new Promise(resolve => {
+    let isRestarting = false;
+    const look = (_, status) => {
+      isRestarting ||= status === 'restarting' || status === 'autorestarting';
+      if (isRestarting && status === 'idle') {
+        kernel.statusChanged.disconnect(look);
+        resolve();
+      }
+    };
+    kernel.statusChanged.connect(look);
+  });
+}"""
 EMPTY_NOTEBOOK = {
     "cells": [],
     "metadata": {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}},
     "nbformat": 4,
     "nbformat_minor": 5,
 }
+
+
+def code_cell(number: int, source: str) -> dict[str, object]:
+    """Returns a code cell as a notebook's file has it."""
+    return {
+        "cell_type": "code",
+        "id": f"cell-{number}",
+        "source": source,
+        "metadata": {},
+        "outputs": [],
+        "execution_count": None,
+    }
 
 
 class LabPage:
@@ -84,6 +111,91 @@ class LabPage:
         expect(self.page.locator(".jp-NotebookPanel:visible")).to_have_count(1)
         kernel_id: str | None = self.page.evaluate(KERNEL_READY)
         return kernel_id
+
+    def write_notebook(self, name: str, *sources: str) -> str | None:
+        """Opens a new notebook with these code cells, and returns its kernel's id once connected."""
+        notebook = {**EMPTY_NOTEBOOK, "cells": [code_cell(number, source) for number, source in enumerate(sources)]}
+        (self.server.work_folder / name).write_text(json.dumps(notebook))
+        return self.open_notebook(name)
+
+    def replace_cells(self, *sources: str) -> None:
+        """Puts these code cells in the place of those of the notebook in front; its kernel goes on."""
+        self.page.evaluate(
+            """cells => {
+              const { sharedModel } = window.jupyterapp.shell.currentWidget.model;
+              sharedModel.transact(() => {
+                sharedModel.deleteCellRange(0, sharedModel.cells.length);
+                sharedModel.insertCells(0, cells);
+              });
+            }""",
+            [code_cell(number, source) for number, source in enumerate(sources)],
+        )
+
+    def cell(self, index: int) -> Locator:
+        """Returns a cell of the notebook in front; one that is far out of sight is not in the page."""
+        return self.page.locator(f'.jp-NotebookPanel:visible .jp-Cell[data-windowed-list-index="{index}"]')
+
+    def output(self, index: int) -> Locator:
+        """Returns all that is below a cell."""
+        return self.cell(index).locator(".jp-Cell-outputWrapper")
+
+    def select_cell(self, index: int) -> None:
+        self.page.evaluate(
+            """async index => {
+              const notebook = window.jupyterapp.shell.currentWidget.content;
+              notebook.activeCellIndex = index;
+              await notebook.scrollToItem(index);
+            }""",
+            index,
+        )
+
+    def start_cell(self, index: int) -> None:
+        """Runs a cell as a click on the button does; does not wait."""
+        self.select_cell(index)
+        self.page.evaluate("() => void window.jupyterapp.commands.execute('notebook:run-cell')")
+
+    def run_cell(self, index: int) -> None:
+        """Runs a cell to its end."""
+        self.start_cell(index)
+        self.wait_until_run()
+
+    def type_at_end_of(self, index: int, text: str) -> None:
+        """Puts the cursor behind the last character of a cell and types."""
+        self.select_cell(index)
+        self.cell(index).locator(".cm-content").click()
+        self.page.keyboard.press("Control+End")
+        self.page.keyboard.type(text)
+
+    def restart_kernel(self) -> None:
+        """Restarts the notebook's kernel from the menu, and returns when the new one answers."""
+        self.page.evaluate(AWAIT_RESTART)
+        self.choose_in_menu("Kernel", re.compile("^Restart Kernel…"))
+        self.page.locator(".jp-Dialog .jp-mod-accept").click()
+        self.page.evaluate("() => window.restarted")
+
+    def save(self) -> None:
+        self.page.evaluate("() => window.jupyterapp.shell.currentWidget.context.save()")
+
+    def choose_in_menu(self, *names: str | re.Pattern[str]) -> None:
+        """Clicks on a menu and its items, one below the other."""
+        for name in names:
+            self.page.get_by_role("menuitem", name=name, exact=True).click()
+
+    def wait_until_run(self, timeout_ms: float = 60_000) -> None:
+        """Waits until no cell of the notebook in front runs or is to run."""
+        self.page.wait_for_function(
+            """() => [...window.jupyterapp.shell.currentWidget.model.cells]
+              .every(cell => cell.type !== 'code' || cell.executionState !== 'running')""",
+            timeout=timeout_ms,
+        )
+
+    def execution_counts(self) -> list[int | None]:
+        """Returns the numbers in front of the code cells; None where a cell has not been run to its end."""
+        counts: list[int | None] = self.page.evaluate(
+            """() => [...window.jupyterapp.shell.currentWidget.model.cells]
+              .filter(cell => cell.type === 'code').map(cell => cell.executionCount)"""
+        )
+        return counts
 
     def close_all(self) -> None:
         """Saves and closes what is open in the main area, and ends every kernel."""

@@ -12,9 +12,12 @@ import html
 import os
 import re
 import shutil
+import signal
 import struct
 import subprocess
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +38,8 @@ NOTEBOOKS_FOLDER = WORK_FOLDER / "notebooks"
 CELL_TIMEOUT_S = 300
 ENCRYPTED = Config({"KernelManager": {"transport_encryption": "auto"}})
 """ipykernel warns where the notebook's kernel is on plain TCP."""
+ENDING_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+"""Beside SIGINT: what the demo is sent when it is to end, as by the terminal that closes."""
 
 
 class PrintingClient(NotebookClient):
@@ -42,6 +47,24 @@ class PrintingClient(NotebookClient):
 
     progress = ""
     """The words of the latest progress bar, which is a widget and has no text of its own."""
+    is_stopped = False
+    """Whether a signal has ended it."""
+
+    @asynccontextmanager
+    async def async_setup_kernel(self, **kwargs: Any) -> AsyncIterator[None]:
+        """Starts the kernel; a signal stops what runs, where nbclient would only end the kernel below its own feet."""
+        task = asyncio.current_task()
+        assert task is not None
+        loop = asyncio.get_running_loop()
+
+        def stop() -> None:
+            self.is_stopped = True
+            task.cancel()
+
+        async with super().async_setup_kernel(**kwargs):
+            for number in (signal.SIGINT, *ENDING_SIGNALS):
+                loop.add_signal_handler(number, stop)
+            yield
 
     def process_message(self, msg: dict[str, Any], cell: NotebookNode, cell_index: int) -> NotebookNode | None:
         kind, content = msg["msg_type"], msg["content"]
@@ -108,15 +131,24 @@ def run_quickstart() -> None:
     Raises:
         CellExecutionError: A cell raised.
         DeadKernelError: The notebook's kernel ended.
+        KeyboardInterrupt: A signal asked for the end.
     """
     notebook = nbformat.read(QUICKSTART, as_version=4)  # type: ignore[no-untyped-call]
-    PrintingClient(
+    client = PrintingClient(
         notebook,
         kernel_name="python3",
         config=ENCRYPTED,
         timeout=CELL_TIMEOUT_S,
         resources={"metadata": {"path": str(NOTEBOOKS_FOLDER)}},
-    ).execute()
+    )
+    try:
+        client.execute()
+    except (DeadKernelError, asyncio.CancelledError):  # nbclient makes the one of the other
+        if client.is_stopped:
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        handle_ending_signals()  # for which nbclient and its loop leave handlers of their own, or none
 
 
 def open_lab() -> int:
@@ -140,12 +172,25 @@ def open_lab() -> int:
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         command.append("--allow-root")
     print("\nOpening JupyterLab on the quickstart; Ctrl-C ends it", flush=True)
-    lab = subprocess.Popen(command, cwd=NOTEBOOKS_FOLDER)
-    while True:
-        try:
-            return lab.wait()
-        except KeyboardInterrupt:  # the terminal has sent it to JupyterLab too
-            continue
+    with subprocess.Popen(command, cwd=NOTEBOOKS_FOLDER) as lab:
+        while True:
+            try:
+                return lab.wait()
+            except KeyboardInterrupt:  # the terminal has sent it to JupyterLab too
+                continue
+            except SystemExit:
+                lab.terminate()
+                raise
+
+
+def handle_ending_signals() -> None:
+    """Has these signals end this program as usual, so that what it started ends with it."""
+
+    def end(number: int, _: object) -> None:
+        sys.exit(128 + number)
+
+    for number in ENDING_SIGNALS:
+        signal.signal(number, end)
 
 
 async def end_agent() -> None:
@@ -157,6 +202,7 @@ async def end_agent() -> None:
 
 
 def main() -> int:
+    handle_ending_signals()
     if not has_gpu():
         os.environ.setdefault("NBGPU_SIMULATE", "H100x1")
     # An agent of the demo's own: one that runs here already may offer something else.
@@ -170,7 +216,7 @@ def main() -> int:
         print(f"\nthe quickstart failed: {type(error).__name__}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        return 130
+        return 128 + signal.SIGINT
     finally:
         asyncio.run(end_agent())
 

@@ -41,13 +41,9 @@ export function formatAge(age_s: number): string {
   return `${Math.floor(hours / 24)} days`;
 }
 
-/** "80 GiB", "7.5 GiB", "512 MiB". */
+/** The capacity as makers sell it: "80 GB". */
 export function formatMemory(memory_bytes: number): string {
-  const gib = memory_bytes / 2 ** 30;
-  if (gib < 1) {
-    return `${Math.round(memory_bytes / 2 ** 20)} MiB`;
-  }
-  return `${gib < 10 && !Number.isInteger(gib) ? gib.toFixed(1) : Math.round(gib)} GiB`;
+  return `${Math.round(memory_bytes / 1e9)} GB`;
 }
 
 /** A message as the Python side words it, with a capital and, unless it goes on over lines, a full stop. */

@@ -6,11 +6,10 @@ import asyncio
 import importlib.metadata
 import logging
 import os
-import signal
 import socket
 import sys
 import uuid
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from nbgpu_agent.accelerators.inventory import Inventory, find_accelerators
+from nbgpu_agent.ending import Ending
 from nbgpu_agent.folders import AgentFolders
 from nbgpu_agent.listening import ListenAddress
 from nbgpu_agent.model import Lease, Node, SessionRequest
@@ -33,8 +33,11 @@ logger = logging.getLogger(__name__)
 
 STOP_GRACE_S = 1.0
 """How long RPCs that are open may go on, once all sessions are closed."""
-CLOSE_TIMEOUT_S = 20.0
-"""How long sessions and spare kernels may take to end."""
+SESSIONS_TIMEOUT_S = 12.0
+"""How long sessions may take to end; a process that SIGKILL does not end takes 10 s of it."""
+SPARES_TIMEOUT_S = 5.0
+_TIMEOUT_S = 2.0
+"""How long everything else may take that ends with the agent, drivers that do not answer among it."""
 _HOUSEKEEPING_S = 1.0
 
 
@@ -55,24 +58,36 @@ class AgentSettings:
     lease_duration_s: float | None
 
 
-async def serve(settings: AgentSettings, folders: AgentFolders, on_serving: Callable[[str], None]) -> None:
-    """Serves until SIGTERM, SIGINT, a client's request to end, or idleness; returns with everything closed.
+async def serve(
+    settings: AgentSettings, folders: AgentFolders, ending: Ending, on_serving: Callable[[str], None]
+) -> None:
+    """Serves until a signal, a client's request to end, or idleness; returns with everything closed that closes.
 
     Args:
         settings: What it is configured with.
         folders: Held, and cleaned of what an earlier agent left.
+        ending: Says when to end, and is asked by clients and by idleness.
         on_serving: Called with the target by which clients reach the agent, once they can.
     """
-    stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    with ThreadPoolExecutor(1, "accelerators") as executor:
-        inventory = await loop.run_in_executor(executor, find_accelerators, os.environ)
-        try:
-            await _serve_accelerators(settings, folders, inventory, executor, stop, on_serving)
-        finally:
-            await loop.run_in_executor(executor, inventory.close)
+    stop = asyncio.Event()
+    ending.call_when_asked(lambda: loop.call_soon_threadsafe(stop.set))
+    # Not as a context manager, which would wait for a driver that hangs.
+    executor = ThreadPoolExecutor(1, "accelerators")
+    finding = loop.run_in_executor(executor, find_accelerators, os.environ)
+    stopping = loop.create_task(stop.wait())
+    either: set[asyncio.Future[Any]] = {finding, stopping}
+    await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+    if not finding.done():
+        logger.warning("asked to end before the accelerators were found")
+        return
+    inventory = finding.result()
+    try:
+        await _serve_accelerators(settings, folders, inventory, executor, stopping, ending, on_serving)
+    finally:
+        stopping.cancel()
+        await _within_bounds("the accelerators' driver", loop.run_in_executor(executor, inventory.close))
+        executor.shutdown(wait=False, cancel_futures=True)
 
 
 async def _serve_accelerators(
@@ -80,7 +95,8 @@ async def _serve_accelerators(
     folders: AgentFolders,
     inventory: Inventory,
     executor: ThreadPoolExecutor,
-    stop: asyncio.Event,
+    stopping: asyncio.Task[Any],
+    ending: Ending,
     on_serving: Callable[[str], None],
 ) -> None:
     from nbgpu_agent.blobs import BlobStore
@@ -103,47 +119,49 @@ async def _serve_accelerators(
         _describe_node(inventory), package_version(), settings.embedded, settings.allow_client_python
     )
     server = make_server(
-        settings.token, PoolService(identity, registry, sampler, stop.set), registry, BlobStore(folders.blobs)
+        settings.token, PoolService(identity, registry, sampler, ending.ask), registry, BlobStore(folders.blobs)
     )
     target = bind(server, settings.address)
     await server.start()
     sampler.start()
     background = [
-        asyncio.create_task(_keep_house(registry, settings.idle_shutdown_s, stop), name="housekeeping"),
+        asyncio.create_task(_keep_house(registry, settings.idle_shutdown_s, ending), name="housekeeping"),
         asyncio.create_task(_start_spares(launcher), name="spare kernels"),
     ]
     try:
         on_serving(target)
-        await stop.wait()
+        await stopping
         logger.info("ending")
     finally:
         folders.remove_record()
         for task in background:
             task.cancel()
         await asyncio.wait(background)
-        await _within_bounds("sessions", registry.close_all("the agent ended"))
-        await _within_bounds("spare kernels", launcher.close())
+        await _within_bounds("sessions", registry.close_all("the agent ended"), SESSIONS_TIMEOUT_S)
+        await _within_bounds("spare kernels", launcher.close(), SPARES_TIMEOUT_S)
         await _within_bounds("sampling", sampler.close())
-        await server.stop(STOP_GRACE_S)
+        await _within_bounds("serving", server.stop(STOP_GRACE_S), STOP_GRACE_S + _TIMEOUT_S)
 
 
-async def _within_bounds(what: str, closing: Coroutine[Any, Any, None]) -> None:
+async def _within_bounds(what: str, closing: Awaitable[None], timeout_s: float = _TIMEOUT_S) -> None:
     """Waits for something to close, and goes on without it if it does not: whoever comes next ends what is left."""
-    try:
-        await asyncio.wait_for(closing, CLOSE_TIMEOUT_S)
-    except asyncio.TimeoutError:
-        logger.error("%s did not end within %g s", what, CLOSE_TIMEOUT_S)
-    except Exception:
-        logger.exception("%s did not end", what)
+    task = asyncio.ensure_future(closing)
+    await asyncio.wait({task}, timeout=timeout_s)
+    if not task.done():
+        logger.error("%s did not end within %g s", what, timeout_s)
+        task.cancel()  # and not awaited: that might take as long
+    elif not task.cancelled() and (error := task.exception()) is not None:
+        logger.error("%s did not end", what, exc_info=error)
 
 
-async def _keep_house(registry: SessionRegistry, idle_shutdown_s: float, stop: asyncio.Event) -> None:
+async def _keep_house(registry: SessionRegistry, idle_shutdown_s: float, ending: Ending) -> None:
     while True:
         await asyncio.sleep(_HOUSEKEEPING_S)
         registry.close_expired()
         if idle_shutdown_s and registry.unused_s() >= idle_shutdown_s:
             logger.info("unused for %g s", idle_shutdown_s)
-            stop.set()
+            ending.ask()
+            return
 
 
 async def _start_spares(launcher: KernelLauncher) -> None:

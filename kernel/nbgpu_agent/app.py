@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import faulthandler
 import logging
 import os
 import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from jupyter_core.application import JupyterApp
 from jupyter_core.paths import jupyter_runtime_dir
 from traitlets import Bool, Float, Int, List, Unicode
 
+from nbgpu_agent.ending import END_WITHIN_S, Ending
 from nbgpu_agent.errors import AgentError, InvalidRequestError
 from nbgpu_agent.folders import AgentFolders, AlreadyRunningError, locked_folder
 from nbgpu_agent.listening import ListenAddress, parse_listen_address
@@ -25,6 +28,8 @@ EXIT_REFUSED = 2
 """The configuration cannot be met; standard error says why."""
 EXIT_ALREADY_RUNNING = 3
 """Another agent has the folder."""
+EXIT_FORCED = 4
+"""It was asked to end, something hung, and the rest was ended without it."""
 
 DEFAULT_LISTEN = "127.0.0.1:7443"
 EMBEDDED_IDLE_SHUTDOWN_S = 600.0
@@ -101,15 +106,19 @@ class AgentApp(JupyterApp):  # type: ignore[misc,unused-ignore]
         """Serves until asked to end, then exits the process."""
         super().start()
         self._set_up_logging()
+        self._folders: AgentFolders | None = None
+        self._ending = Ending(self._end_by_force)
+        self._ending.install()
         try:
-            with locked_folder(self._root()) as folders:
-                self._run(folders)
+            with locked_folder(self._root(), self._ending.asked) as self._folders:
+                self._run(self._folders)
         except AlreadyRunningError as error:
             print(f"nbgpu: {error}", file=sys.stderr)
-            sys.exit(EXIT_ALREADY_RUNNING)
+            _exit_process(EXIT_ALREADY_RUNNING)
         except AgentError as error:
             print(f"nbgpu: {error}", file=sys.stderr)
-            sys.exit(EXIT_REFUSED)
+            _exit_process(EXIT_REFUSED)
+        _exit_process(0)
 
     def _run(self, folders: AgentFolders) -> None:
         from nbgpu_agent.agent import serve
@@ -128,6 +137,7 @@ class AgentApp(JupyterApp):  # type: ignore[misc,unused-ignore]
                 serve(
                     self._settings(address, token),
                     folders,
+                    self._ending,
                     lambda target: self._announce(target, token, folders, show_token=generated),
                 )
             )
@@ -180,12 +190,25 @@ class AgentApp(JupyterApp):  # type: ignore[misc,unused-ignore]
     def _announce(self, target: str, token: str, folders: AgentFolders, *, show_token: bool) -> None:
         from nbgpu_agent.agent import package_version
 
-        if self.embedded:
-            write_record(folders.root, AgentRecord(target, token, os.getpid(), package_version(), VERSION))
-        else:
+        # Whose clients are given the token by hand leaves it on no disk; the record says that it serves.
+        known_token = token if self.embedded else ""
+        write_record(folders.root, AgentRecord(target, known_token, os.getpid(), package_version(), VERSION))
+        if not self.embedded:
             secret = f" {TOKEN_VARIABLE}={token}" if show_token else ""
             print(f"export NBGPU_AGENT_ADDRESS={target}{secret}", flush=True)
         self.log.info("serving on %s", target)
+
+    def _end_by_force(self) -> None:
+        """Ends all kernels and then the process, whatever its other threads are stuck in."""
+        self.log.error("did not end within %g s; what its threads do follows", END_WITHIN_S)
+        faulthandler.dump_traceback()
+        if self._folders is not None:
+            from nbgpu_agent.kernels import reap_leftovers
+
+            for leftover in reap_leftovers(self._folders.kernels):
+                self.log.warning("%s", leftover)
+            self._folders.clean()
+        _exit_process(EXIT_FORCED)
 
     def _set_up_logging(self) -> None:
         """Sends what the agent's modules log where the application's own log goes."""
@@ -193,6 +216,14 @@ class AgentApp(JupyterApp):  # type: ignore[misc,unused-ignore]
         logger.setLevel(self.log.level)
         logger.handlers = list(self.log.handlers)
         logger.propagate = False
+
+
+def _exit_process(code: int) -> NoReturn:
+    """Exits without Python's own last steps, which wait for a thread that a driver never returns to."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or there is none
+            stream.flush()
+    os._exit(code)
 
 
 def _remove_stale_socket(path: Path) -> None:

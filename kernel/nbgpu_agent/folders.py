@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import secrets
 import shutil
 import stat
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -52,13 +54,15 @@ class AgentFolders:
         path = self.root / SOCKET_FILE
         if len(str(path).encode()) <= MAX_SOCKET_PATH_BYTES:
             return path
-        folder = tempfile.mkdtemp(prefix=_SOCKET_FOLDER_PREFIX)
-        (self.root / SOCKET_FOLDER_FILE).write_text(folder)
-        path = Path(folder) / SOCKET_FILE
+        folder = Path(tempfile.gettempdir()) / f"{_SOCKET_FOLDER_PREFIX}{secrets.token_hex(8)}"
+        path = folder / SOCKET_FILE
         if len(str(path).encode()) > MAX_SOCKET_PATH_BYTES:
             raise InvalidRequestError(
                 f"{str(path)!r} is too long for a Unix socket", "set TMPDIR to a folder with a shorter path"
             )
+        # Written down before it is made, so that the next agent finds it whenever this one is killed.
+        (self.root / SOCKET_FOLDER_FILE).write_text(str(folder))
+        folder.mkdir(mode=0o700)
         return path
 
     def remove_record(self) -> None:
@@ -77,11 +81,11 @@ class AgentFolders:
 
 
 @contextlib.contextmanager
-def locked_folder(root: Path) -> Iterator[AgentFolders]:
+def locked_folder(root: Path, asked_to_end: threading.Event) -> Iterator[AgentFolders]:
     """Makes the folder, and holds it for as long as the agent runs; blocks while another agent is ending in it.
 
     Raises:
-        AlreadyRunningError: Another agent has it.
+        AlreadyRunningError: Another agent has it, or still had it when this one was asked to end.
         InvalidRequestError: It cannot be had, or belongs to somebody else.
     """
     try:
@@ -93,13 +97,13 @@ def locked_folder(root: Path) -> Iterator[AgentFolders]:
     except OSError as error:
         raise InvalidRequestError(f"the folder {root} cannot be used: {error.strerror}") from error
     try:
-        _lock(lock, root)
+        _lock(lock, root, asked_to_end)
         yield AgentFolders(root)
     finally:
         os.close(lock)  # releases it
 
 
-def _lock(lock: int, root: Path) -> None:
+def _lock(lock: int, root: Path, asked_to_end: threading.Event) -> None:
     deadline_s = time.monotonic() + ENDING_TIMEOUT_S
     while True:
         try:
@@ -109,11 +113,12 @@ def _lock(lock: int, root: Path) -> None:
             if record is not None:
                 raise AlreadyRunningError(
                     f"an agent runs in {root} already, with process id {record.pid}",
-                    "use that one, or end it first: `nbgpu agent stop`",
+                    f"use that one, end it first by `kill {record.pid}`, or give this one another folder by --folder",
                 ) from None
             if time.monotonic() > deadline_s:
                 raise AlreadyRunningError(f"another agent holds {root}, and neither serves nor ends") from None
-        time.sleep(_POLL_S)
+        if asked_to_end.wait(_POLL_S):
+            raise AlreadyRunningError(f"asked to end while another agent was ending in {root}")
 
 
 def _remove_socket_folder(pointer: Path) -> None:

@@ -59,7 +59,8 @@ class SessionClosed:
     reason: str
 
 
-Body: TypeAlias = Message | KernelStarted | KernelEnded | RequestRefused | SessionClosed
+Event: TypeAlias = KernelStarted | KernelEnded | RequestRefused | SessionClosed
+Body: TypeAlias = Message | Event
 
 
 @dataclass(frozen=True)

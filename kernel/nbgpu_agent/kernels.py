@@ -50,7 +50,12 @@ _RECORD_FILE = "kernel.json"
 _SHORT_FOLDER_PREFIX = "nbgpu-"
 # Below the folder for temporary files people make sockets of their own: multiprocessing takes 33 characters.
 _MAX_TEMPORARY_PATH_BYTES = MAX_SOCKET_PATH_BYTES - 47
-_KERNEL_ARGUMENTS = ("--HistoryManager.enabled=False", "--HistoryManager.hist_file=:memory:", "--log-level=CRITICAL")
+_KERNEL_ARGUMENTS = (
+    "--HistoryManager.enabled=False",
+    "--HistoryManager.hist_file=:memory:",
+    # By ipykernel's name for the application: libraries such as tqdm take its section for the sign of a notebook.
+    "--IPKernelApp.log_level=CRITICAL",
+)
 _KERNEL_SCRIPT = Path(__file__).resolve().parent.parent / "nbgpu_kernel"
 
 
@@ -76,43 +81,48 @@ class Kernel:
         self._loop = asyncio.get_running_loop()
         self._stacks_lock = asyncio.Lock()
         self.ended: asyncio.Future[int] = self._loop.create_future()
-        folder.mkdir(mode=0o700)
         self._runtime_folder = folder
-        temporary = folder / "tmp"
-        if len(os.fsencode(temporary)) > _MAX_TEMPORARY_PATH_BYTES:
-            self._runtime_folder = Path(tempfile.mkdtemp(prefix=_SHORT_FOLDER_PREFIX))
-            temporary = self._runtime_folder / "tmp"
-        self._write_record(None)
-        temporary.mkdir()
+        if len(os.fsencode(folder / "tmp")) > _MAX_TEMPORARY_PATH_BYTES:
+            self._runtime_folder = Path(tempfile.gettempdir()) / f"{_SHORT_FOLDER_PREFIX}{kernel_id}"
         self._log_path = folder / "log"
         self._stacks_path = folder / "stacks"
-        connection_path = folder / "connection.json"
         socket_prefix = self._runtime_folder / "k"
+        folder.mkdir(mode=0o700)
+        try:
+            self._process = self._start_process(variables, socket_prefix)
+            threading.Thread(target=self._wait, name=f"kernel-{kernel_id}", daemon=True).start()
+            self._write_record(self._process.pid)
+            self.channels = KernelChannels(launcher.context, socket_prefix, f"nbgpu-{kernel_id}".encode())
+        except BaseException:
+            end_processes_now([kernel_id])
+            self._remove_folders()
+            raise
+
+    def _start_process(self, variables: Mapping[str, str], socket_prefix: Path) -> subprocess.Popen[bytes]:
+        # Written down before it is made, so that the next agent finds it whenever this one is killed.
+        self._write_record(None)
+        if self._runtime_folder != self._folder:
+            self._runtime_folder.mkdir(mode=0o700)
+        temporary = self._runtime_folder / "tmp"
+        temporary.mkdir()
+        connection_path = self._folder / "connection.json"
         connection_path.write_text(json.dumps(connection_info(socket_prefix)))
         own_variables = {
             "JPY_PARENT_PID": str(os.getpid()),
             "NBGPU_STACKS_FILE": str(self._stacks_path),
             "TMPDIR": str(temporary),
-            MARKER_VARIABLE: kernel_id,
+            MARKER_VARIABLE: self.id,
         }
-        command = [python, str(_KERNEL_SCRIPT), "-f", str(connection_path), *_KERNEL_ARGUMENTS]
-        try:
-            with open(self._log_path, "ab") as log:
-                self._process = subprocess.Popen(
-                    command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    cwd=temporary,
-                    env={**variables, **own_variables},
-                    start_new_session=True,
-                )
-        except OSError:
-            self._remove_folders()
-            raise
-        self._write_record(self._process.pid)
-        threading.Thread(target=self._wait, name=f"kernel-{kernel_id}", daemon=True).start()
-        self.channels = KernelChannels(launcher.context, socket_prefix, f"nbgpu-{kernel_id}".encode())
+        with open(self._log_path, "ab") as log:
+            return subprocess.Popen(
+                [self.python, str(_KERNEL_SCRIPT), "-f", str(connection_path), *_KERNEL_ARGUMENTS],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=temporary,
+                env={**variables, **own_variables},
+                start_new_session=True,
+            )
 
     @property
     def pid(self) -> int:
@@ -299,7 +309,9 @@ class Kernel:
             "start_time": start_time(pid) if pid is not None else None,
             "runtime_folder": str(self._runtime_folder),
         }
-        (self._folder / _RECORD_FILE).write_text(json.dumps(record))
+        new = self._folder / f"{_RECORD_FILE}.new"
+        new.write_text(json.dumps(record))
+        new.replace(self._folder / _RECORD_FILE)  # whole or not at all, for whoever comes after a kill
 
     def _failed(self, message: str) -> KernelFailedError:
         tail = self.log_tail(STDERR_TAIL_BYTES).strip()
@@ -492,7 +504,7 @@ def reap_leftovers(folder: Path) -> list[str]:
         ended = end_processes_now([kernel_id])
         if ended:
             done.append(f"ended {len(ended)} processes of kernel {kernel_id}: {', '.join(map(str, ended))}")
-        if runtime_folder != kernel_folder and _is_short_folder(runtime_folder):
+        if runtime_folder != kernel_folder and _is_short_folder(runtime_folder, kernel_id):
             shutil.rmtree(runtime_folder, ignore_errors=True)
             done.append(f"removed {runtime_folder}")
         shutil.rmtree(kernel_folder, ignore_errors=True)
@@ -500,11 +512,10 @@ def reap_leftovers(folder: Path) -> list[str]:
     return done
 
 
-def _is_short_folder(folder: Path) -> bool:
-    """Says whether it is a folder as Kernel makes them, so that a damaged record removes nothing else."""
+def _is_short_folder(folder: Path, kernel_id: str) -> bool:
+    """Says whether it is the kernel's folder as Kernel makes it, so that a damaged record removes nothing else."""
     return (
-        folder.name.startswith(_SHORT_FOLDER_PREFIX)
-        and folder.parent == Path(tempfile.gettempdir())
+        folder.name == f"{_SHORT_FOLDER_PREFIX}{kernel_id}"
         and folder.is_dir()
         and not folder.is_symlink()
         and folder.stat().st_uid == os.getuid()

@@ -331,7 +331,7 @@ class _Opening:
         try:
             await self._open(request)
         except Exception as error:  # noqa: BLE001
-            self._error = error
+            self._error = self._error or error  # why it was withdrawn says more than what came of that
             if self._session is not None:
                 await self._registry.close(self._session.id, "its kernel did not start")
         finally:

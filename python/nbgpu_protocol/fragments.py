@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeAlias
 
 from nbgpu_protocol import MAX_PAYLOAD_BYTES
@@ -16,7 +16,11 @@ class FragmentError(ValueError):
 
 
 def split_message(
-    channel: session_pb2.Channel, parts: Sequence[Buffer], *, request_id: str = ""
+    channel: session_pb2.Channel,
+    parts: Sequence[Buffer],
+    *,
+    request_id: str = "",
+    new_fragment: Callable[[], session_pb2.Fragment] = session_pb2.Fragment,
 ) -> Iterator[session_pb2.Fragment]:
     """Yields the fragments of one message, in order.
 
@@ -24,28 +28,25 @@ def split_message(
         channel: The Jupyter channel it belongs to.
         parts: Header, parent header, metadata, content, then raw buffers. At least one.
         request_id: Carried by the first fragment.
+        new_fragment: Returns a fragment to fill, such as the field of the frame that is to carry it. To put a filled
+            one into a frame costs 0.6 ms for 1 MiB and level: protobuf serialises and parses it for that.
     """
     sizes = [len(memoryview(part).cast("B")) if not isinstance(part, bytes) else len(part) for part in parts]
-    if sum(sizes) <= MAX_PAYLOAD_BYTES:
-        yield session_pb2.Fragment(
-            channel=channel, part_sizes=sizes, payload=b"".join(parts), last=True, request_id=request_id
-        )
-        return
-    payloads = _cut(parts)
-    payload = next(payloads)
-    first = True
-    while True:
+    payloads = _cut(parts) if sum(sizes) > MAX_PAYLOAD_BYTES else iter((b"".join(parts),))
+    payload: bytes | None = next(payloads)
+    fragment = new_fragment()
+    fragment.part_sizes.extend(sizes)
+    if request_id:
+        fragment.request_id = request_id
+    while payload is not None:
         following = next(payloads, None)
-        yield session_pb2.Fragment(
-            channel=channel,
-            part_sizes=sizes if first else (),
-            payload=payload,
-            last=following is None,
-            request_id=request_id if first else "",
-        )
-        if following is None:
-            return
-        payload, first = following, False
+        fragment.channel = channel
+        fragment.payload = payload
+        fragment.last = following is None
+        yield fragment
+        if following is not None:
+            fragment = new_fragment()
+        payload = following
 
 
 def _cut(parts: Iterable[Buffer]) -> Iterator[bytes]:

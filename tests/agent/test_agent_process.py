@@ -3,156 +3,26 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import grpc
 import psutil
 import pytest
 
+from agent_processes import DEADLINE_S, Client, Workplace, client_of, until, workplace
 from nbgpu_agent.app import EXIT_ALREADY_RUNNING, EXIT_REFUSED
-from nbgpu_protocol import VERSION
-from nbgpu_protocol.discovery import AgentRecord, read_record
-from nbgpu_protocol.v1 import pool_pb2, pool_pb2_grpc
-
-DEADLINE_S = 60
-KEPT = {"agent.lock"}
-"""What may stay in an agent's folder: removing a lock is a race."""
-
-
-def until(condition: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + DEADLINE_S
-    while not (value := condition()):
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.01)
-    return value
-
-
-@dataclass
-class Workplace:
-    """Folders and processes of one test's agents."""
-
-    root: Path
-    processes: list[subprocess.Popen[str]] = field(default_factory=list)
-
-    @property
-    def folder(self) -> Path:
-        return self.root / "agent"
-
-    def environ(self, **variables: str) -> dict[str, str]:
-        return {
-            "PATH": os.environ["PATH"],
-            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-            "HOME": str(self.root),
-            "TMPDIR": str(self.root / "tmp"),
-            "JUPYTER_CONFIG_DIR": str(self.root / "config"),
-            "JUPYTER_DATA_DIR": str(self.root / "data"),
-            "JUPYTER_RUNTIME_DIR": str(self.root / "runtime"),
-            "JUPYTER_NO_CONFIG_ENV": "1",
-            "NBGPU_SIMULATE": "H100x4",
-            **variables,
-        }
-
-    def start(self, *arguments: str, **variables: str) -> subprocess.Popen[str]:
-        (self.root / "tmp").mkdir(exist_ok=True)
-        with (self.root / "stderr").open("a") as stderr:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "nbgpu_agent", *arguments],
-                env=self.environ(**variables),
-                cwd=self.root,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=stderr,
-                text=True,
-                start_new_session=True,
-            )
-        self.processes.append(process)
-        return process
-
-    def start_embedded(self, *arguments: str, folder: Path | None = None) -> tuple[subprocess.Popen[str], AgentRecord]:
-        folder = folder or self.folder
-        process = self.start("--embedded", f"--folder={folder}", *arguments)
-
-        def record() -> AgentRecord | None:
-            assert process.poll() is None, self.log()
-            found = read_record(folder)
-            return found if found and found.pid == process.pid else None
-
-        return process, until(record)
-
-    def log(self) -> str:
-        return (self.root / "stderr").read_text()
-
-    def end(self, process: subprocess.Popen[str], number: int = signal.SIGTERM) -> int:
-        process.send_signal(number)
-        return process.wait(DEADLINE_S)
-
-    def left_in(self, folder: Path) -> set[str]:
-        return {each.name for each in folder.iterdir()} - KEPT
-
-    def stragglers(self) -> list[psutil.Process]:
-        """Returns every process whose environment shows that it is of this test."""
-        found = []
-        for process in psutil.process_iter():
-            try:
-                if process.pid != os.getpid() and process.environ().get("HOME") == str(self.root):
-                    found.append(process)
-            except psutil.Error:
-                continue
-        return [each for each in found if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
+from nbgpu_protocol.discovery import read_record
+from nbgpu_protocol.v1 import pool_pb2
 
 
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Workplace]:
-    place = Workplace(tmp_path)
-    yield place
-    for process in place.processes:
-        process.kill()
-        process.wait(DEADLINE_S)
-        assert process.stdout is not None
-        process.stdout.close()
-    for straggler in place.stragglers():
-        straggler.kill()
-
-
-class Client:
-    """A client of an agent, for the length of a with statement."""
-
-    def __init__(self, address: str, token: str) -> None:
-        self._channel = grpc.insecure_channel(address, options=[("grpc.default_authority", "localhost")])
-        self._pool: Any = pool_pb2_grpc.PoolStub(self._channel)
-        self._options = {"metadata": (("authorization", f"Bearer {token}"),), "timeout": DEADLINE_S}
-
-    def __enter__(self) -> Client:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._channel.close()
-
-    def __getattr__(self, name: str) -> Any:
-        return lambda request, **options: getattr(self._pool, name)(request, **{**self._options, **options})
-
-    def handshake(self) -> pool_pb2.HandshakeResponse:
-        answer: pool_pb2.HandshakeResponse = self.Handshake(pool_pb2.HandshakeRequest(protocol_version=VERSION))
-        return answer
-
-    def open(self, count: int, notebook_id: str = "") -> pool_pb2.SessionInfo:
-        spec = pool_pb2.Spec(alternatives=[pool_pb2.Alternative(type="H100", count=count)], text=f"H100x{count}")
-        updates = list(self.OpenSession(pool_pb2.OpenSessionRequest(spec=spec, notebook_id=notebook_id)))
-        assert updates[-1].phase == pool_pb2.READY
-        session: pool_pb2.SessionInfo = updates[-1].session
-        return session
-
-
-def client_of(record: AgentRecord) -> Client:
-    return Client(record.address, record.token)
+    with workplace(tmp_path) as place:
+        yield place
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -177,6 +47,16 @@ def test_one_agent_a_folder(place: Workplace) -> None:
     assert f"already, with process id {process.pid}" in place.log()
     with client_of(record) as client:
         assert client.handshake().pid == process.pid
+
+
+def test_one_agent_an_address(place: Workplace) -> None:
+    process, _, token = place.start_listening()
+    assert token not in (place.folder / "agent.json").read_text()
+    second = place.start("--listen=127.0.0.1:0", f"--folder={place.folder}")
+    assert second.wait(DEADLINE_S) == EXIT_ALREADY_RUNNING
+    assert f"already, with process id {process.pid}" in place.log()
+    assert place.end(process) == 0
+    place.assert_nothing_left()
 
 
 def test_of_two_that_start_at_once_one_serves(place: Workplace) -> None:

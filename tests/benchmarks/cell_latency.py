@@ -1,4 +1,11 @@
-"""A `%%gpu` cell with `pass` against a plain one, and against ipyparallel's `%%px` with one engine."""
+"""A `%%gpu` cell with `pass` against a plain one, and against ipyparallel's `%%px` with one engine.
+
+The limit: a cell magic that asks the session's kernel itself, over its sockets and from the main thread, takes 1.6
+times a plain cell, and 0.7 times `%%px`. That is two ipykernels one after the other. What is above it, 0.4 times a
+plain cell, is the wire, on which a message and its answer take 0.5 ms where both sides have to be woken, the agent
+between wire and kernel, and the two changes of thread in the notebook. Of a plain cell a fifth is ipykernel's waits for
+flushes with nothing to flush; they are the notebook kernel's own, so they are left alone.
+"""
 
 from __future__ import annotations
 

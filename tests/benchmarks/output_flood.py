@@ -1,4 +1,9 @@
-"""Many lines and large displays through `%%gpu` against a local kernel, every byte compared."""
+"""Many lines and large displays through `%%gpu` against a local kernel, every byte compared.
+
+The limit of the displays, on two cores: the session's kernel encodes as a plain one does, in which it takes three
+quarters of the time. The notebook's kernel, which has to sign again, and the agent work beside it, on what the cores
+have left beside the front end: 0.4 s and 0.25 s for 200 MB.
+"""
 
 from __future__ import annotations
 

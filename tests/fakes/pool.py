@@ -14,7 +14,7 @@ import grpc
 from nbgpu_protocol import ERROR_METADATA_KEY, VERSION
 from nbgpu_protocol.v1 import pool_pb2, pool_pb2_grpc
 
-GIB = 1 << 30
+GB = 10**9
 
 
 class FakePool(pool_pb2_grpc.PoolServicer):
@@ -124,7 +124,7 @@ def offer(type: str, total: int, free: int, **fields: Any) -> pool_pb2.Offer:
 def accelerators(type: str, count: int, *, simulated: bool = True) -> list[pool_pb2.Accelerator]:
     return [
         pool_pb2.Accelerator(
-            id=f"sim-{type.lower()}-{index}", index=index, type=type, memory_bytes=80 * GIB, simulated=simulated
+            id=f"sim-{type.lower()}-{index}", index=index, type=type, memory_bytes=80 * GB, simulated=simulated
         )
         for index in range(count)
     ]

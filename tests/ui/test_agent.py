@@ -1,25 +1,17 @@
 """The panel on this machine's own agent, which it starts, loses, and gets back."""
 
-import asyncio
-import contextlib
 import os
 import signal
-import time
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from playwright.sync_api import expect
 
-from jupyter_servers import run_jupyter_server
-from lab_page import LAB_ARGUMENTS, LabPage
-from nbgpu.client.embedded import find_agent
-from nbgpu.client.pool import Pool
+from agent_lab import agent_pool, run_async, run_lab_with_agent
 from nbgpu_protocol.discovery import read_record
 from nbgpu_protocol.v1 import pool_pb2
 
 pytestmark = pytest.mark.usefixtures("console_errors")
 
-DEADLINE_S = 60.0
 FIRST_ALERT = """() => {
   const panel = document.querySelector('#nbgpu-panel');
   window.firstAlert = new Promise(resolve => {
@@ -36,20 +28,6 @@ FIRST_ALERT = """() => {
 }"""
 
 
-def run_async(coroutine):
-    """Runs a coroutine to its end in a thread: Playwright's loop has this one."""
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(asyncio.run, coroutine).result(DEADLINE_S)
-
-
-@contextlib.asynccontextmanager
-async def agent_pool(folder):
-    record = await find_agent(folder)
-    assert record is not None, "no agent runs"
-    async with Pool(record.address, record.token) as pool:
-        yield pool
-
-
 async def open_session(folder, spec, **fields):
     async with agent_pool(folder) as pool:
         request = pool_pb2.OpenSessionRequest(spec=spec, **fields)
@@ -64,39 +42,11 @@ async def close_session(folder, session_id):
         await pool.close_session(session_id)
 
 
-async def end_agent(folder):
-    if await find_agent(folder) is not None:
-        async with agent_pool(folder) as pool:
-            await pool.shut_down(close_sessions=True)
-
-
-def wait_until_gone(pid):
-    deadline = time.monotonic() + DEADLINE_S
-    while time.monotonic() < deadline:
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return
-        time.sleep(0.02)
-    raise AssertionError(f"process {pid} did not end")
-
-
 @pytest.fixture(scope="module")
 def lab(module_page, tmp_path_factory):
     environ = {"NBGPU_SIMULATE": "H100x8,A10x2"}
-    with run_jupyter_server(
-        tmp_path_factory.mktemp("lab"), environ, module="jupyterlab", arguments=LAB_ARGUMENTS
-    ) as server:
-        lab = LabPage(module_page, server)
-        try:
-            lab.open()
-            yield lab
-            lab.close_all()
-        finally:
-            record = read_record(server.agent_folder)
-            run_async(end_agent(server.agent_folder))
-            if record is not None:
-                wait_until_gone(record.pid)
+    with run_lab_with_agent(module_page, tmp_path_factory.mktemp("lab"), environ) as lab:
+        yield lab
 
 
 def offer(lab, type):

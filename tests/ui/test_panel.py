@@ -14,8 +14,8 @@ from nbgpu_protocol.v1 import pool_pb2
 pytestmark = pytest.mark.usefixtures("console_errors")
 
 OFFERS = [
-    fake.offer("H100", 8, 6, memory_bytes=80 * fake.GIB, simulated=True),
-    fake.offer("A10", 2, 0, memory_bytes=24 * fake.GIB, queued=3),
+    fake.offer("H100", 8, 6, memory_bytes=80 * fake.GB, simulated=True),
+    fake.offer("A10", 2, 0, memory_bytes=24 * fake.GB, queued=3),
     fake.offer("CPU", 1, 1, shared=True),
 ]
 NODE = pool_pb2.Node(id="n", hostname="lab-1", platform="linux", cpu_count=2)
@@ -65,7 +65,7 @@ def test_the_view_menu_opens_the_panel(lab):
 
 def test_offers_are_listed_with_memory_availability_and_simulation(lab):
     offers = lab.section("accelerators").get_by_role("listitem")
-    expect(offers).to_have_text(["H10080 GiB6 of 8 freesimulated", "A1024 GiBbusy, 3 waiting", "CPUsharedfree"])
+    expect(offers).to_have_text(["H10080 GB6 of 8 freesimulated", "A1024 GBbusy, 3 waiting", "CPUsharedfree"])
     expect(lab.section("accelerators")).to_contain_text("lab-1")
 
 

@@ -46,7 +46,7 @@ describe('PanelContent', () => {
       'listitem'
     );
     expect(items.map(item => item.textContent)).toEqual([
-      'H10080 GiB8 of 8 freesimulated',
+      'H10080 GB8 of 8 freesimulated',
       'CPUsharedfree'
     ]);
   });

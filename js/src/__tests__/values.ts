@@ -3,7 +3,6 @@
 import type { IAccelerator, IOffer, IPageState, IPool, ISession } from '../state';
 
 export const NOW_S = 1_000_000;
-export const GIB = 2 ** 30;
 
 export function accelerator(fields: Partial<IAccelerator> = {}): IAccelerator {
   return {
@@ -11,7 +10,7 @@ export function accelerator(fields: Partial<IAccelerator> = {}): IAccelerator {
     index: 0,
     type: 'H100',
     product_name: 'NVIDIA H100 80GB HBM3',
-    memory_bytes: 80 * GIB,
+    memory_bytes: 80e9,
     simulated: false,
     shared: false,
     session_id: null,
@@ -22,7 +21,7 @@ export function accelerator(fields: Partial<IAccelerator> = {}): IAccelerator {
 export function offer(fields: Partial<IOffer> = {}): IOffer {
   return {
     type: 'H100',
-    memory_bytes: 80 * GIB,
+    memory_bytes: 80e9,
     total: 8,
     free: 8,
     queued: 0,

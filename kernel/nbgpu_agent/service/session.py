@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import grpc
 import grpc.aio
@@ -15,20 +15,18 @@ from nbgpu_agent.channels import Channel
 from nbgpu_agent.errors import InvalidRequestError
 from nbgpu_agent.journal import (
     Batch,
-    Entry,
+    Event,
     JournalReader,
     KernelEnded,
     KernelStarted,
     Message,
     RequestRefused,
-    SessionClosed,
 )
 from nbgpu_agent.model import Node, SessionInfo
 from nbgpu_agent.service.blobs import add_blob_handlers
 from nbgpu_agent.service.conversions import kernel_exit_message, session_info_message
 from nbgpu_agent.service.translated_errors import error_message, translated
 from nbgpu_agent.sessions import Session
-from nbgpu_protocol import MAX_PAYLOAD_BYTES
 from nbgpu_protocol.fragments import FragmentError, MessageAssembler, split_message
 from nbgpu_protocol.v1 import pool_pb2, session_pb2, session_pb2_grpc
 
@@ -177,41 +175,38 @@ def _stop_on_error(task: asyncio.Task[None], reader: JournalReader) -> None:
 
 
 def _frames(batch: Batch) -> Iterator[session_pb2.AgentFrame]:
-    """Yields the frames of a batch, each of which holds about MAX_PAYLOAD_BYTES at most."""
-    entries: list[session_pb2.Entry] = []
+    """Yields the frames of a batch: one, or where a message is in fragments one for each of them."""
+    frame = session_pb2.AgentFrame()
+    number = batch.gap_until
+
+    def new_entry() -> session_pb2.Entry:
+        return frame.entries.entries.add(number=number)
+
     if batch.gap_until:
-        entries.append(session_pb2.Entry(number=batch.gap_until, gap=session_pb2.Gap(until_number=batch.gap_until)))
-    size_bytes = 0
+        new_entry().gap.until_number = batch.gap_until
     for entry in batch.entries:
-        for message in _entry_messages(entry):
-            payload_bytes = len(message.message.payload) if message.HasField("message") else 0
-            if entries and size_bytes + payload_bytes > MAX_PAYLOAD_BYTES:
-                yield session_pb2.AgentFrame(entries=session_pb2.Entries(entries=entries))
-                entries, size_bytes = [], 0
-            entries.append(message)
-            size_bytes += payload_bytes
-    if entries:
-        yield session_pb2.AgentFrame(entries=session_pb2.Entries(entries=entries))
+        number, body = entry.number, entry.body
+        if isinstance(body, Message):
+            channel = cast(session_pb2.Channel, body.channel)  # the same numbers
+            for fragment in split_message(channel, body.parts, new_fragment=lambda: new_entry().message):
+                if not fragment.last:
+                    yield frame
+                    frame = session_pb2.AgentFrame()
+        else:
+            _describe_event(body, new_entry())
+    yield frame
 
 
-def _entry_messages(entry: Entry) -> Iterator[session_pb2.Entry]:
-    number, body = entry.number, entry.body
-    if isinstance(body, Message):
-        for fragment in split_message(body.channel, body.parts):  # type: ignore[arg-type] # the same numbers
-            yield session_pb2.Entry(number=number, message=fragment)
-    elif isinstance(body, KernelStarted):
-        event = session_pb2.KernelEvent(kind=session_pb2.KernelEvent.STARTED, kernel_generation=body.generation)
-        yield session_pb2.Entry(number=number, kernel_event=event)
-    elif isinstance(body, KernelEnded):
-        event = session_pb2.KernelEvent(
-            kind=session_pb2.KernelEvent.ENDED,
-            kernel_generation=body.generation,
-            exit=kernel_exit_message(body.exit),
-        )
-        yield session_pb2.Entry(number=number, kernel_event=event)
-    elif isinstance(body, RequestRefused):
-        refused = session_pb2.RequestRefused(request_id=body.request_id, error=error_message(body.error))
-        yield session_pb2.Entry(number=number, request_refused=refused)
+def _describe_event(event: Event, entry: session_pb2.Entry) -> None:
+    if isinstance(event, KernelStarted):
+        entry.kernel_event.kind = session_pb2.KernelEvent.STARTED
+        entry.kernel_event.kernel_generation = event.generation
+    elif isinstance(event, KernelEnded):
+        entry.kernel_event.kind = session_pb2.KernelEvent.ENDED
+        entry.kernel_event.kernel_generation = event.generation
+        entry.kernel_event.exit.CopyFrom(kernel_exit_message(event.exit))
+    elif isinstance(event, RequestRefused):
+        entry.request_refused.request_id = event.request_id
+        entry.request_refused.error.CopyFrom(error_message(event.error))
     else:
-        assert isinstance(body, SessionClosed)
-        yield session_pb2.Entry(number=number, session_closed=session_pb2.SessionClosed(reason=body.reason))
+        entry.session_closed.reason = event.reason

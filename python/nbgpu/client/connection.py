@@ -90,6 +90,7 @@ class SessionConnection:
         self._unanswered: dict[str, tuple[session_pb2.Channel, Sequence[Buffer]]] = {}
         self._last_number = 0
         self._acknowledged = 0
+        self._acknowledging: asyncio.Task[None] | None = None
         self._assembler = MessageAssembler()
         self._connected: asyncio.Future[pool_pb2.SessionInfo] = asyncio.get_running_loop().create_future()
         self._task: asyncio.Task[None] | None = None
@@ -102,7 +103,11 @@ class SessionConnection:
             AgentUnreachableError: The agent does not answer.
         """
         self._task = asyncio.get_running_loop().create_task(self._keep_connected())
-        return await asyncio.shield(self._connected)
+        try:
+            return await asyncio.shield(self._connected)
+        except asyncio.CancelledError:  # of a person who does not want to wait
+            await self.close()
+            raise
 
     async def close(self) -> None:
         """Ends the stream; the session goes on. Idempotent."""
@@ -120,10 +125,6 @@ class SessionConnection:
         """Ends the repetition of a request."""
         self._unanswered.pop(request_id, None)
 
-    async def send(self, channel: session_pb2.Channel, parts: Sequence[Buffer]) -> None:
-        """Sends a message that is no request, such as a reply to an input request."""
-        await self._write_message(channel, parts, "")
-
     async def _write_message(self, channel: session_pb2.Channel, parts: Sequence[Buffer], request_id: str) -> None:
         async with self._writing:
             if self._call is None:
@@ -139,8 +140,14 @@ class SessionConnection:
         parts: Sequence[Buffer],
         request_id: str,
     ) -> None:
-        for fragment in split_message(channel, parts, request_id=request_id):
-            await call.write(session_pb2.ClientFrame(fragment=fragment))
+        frame = session_pb2.ClientFrame()
+
+        def new_fragment() -> session_pb2.Fragment:
+            frame.Clear()
+            return frame.fragment
+
+        for _ in split_message(channel, parts, request_id=request_id, new_fragment=new_fragment):
+            await call.write(frame)
 
     async def _keep_connected(self) -> None:
         """Reads one stream after another until the session has ended or its agent is lost."""
@@ -156,6 +163,9 @@ class SessionConnection:
                 failure = errors.from_rpc_error(error)
             except errors.SessionClosedError as error:
                 self._end(error)
+                return
+            except Exception as error:  # noqa: BLE001 - unread, what waits for an answer would wait for ever
+                self._end(errors.AgentFaultError(f"the session's stream cannot be read: {error!r}"))
                 return
             now = time.monotonic()
             if cut_at is None:
@@ -207,9 +217,10 @@ class SessionConnection:
             return
         for entry in frame.entries.entries:
             self._take_entry(entry)
-        if self._last_number - self._acknowledged >= _ACKNOWLEDGE_EVERY:
+        is_idle = self._acknowledging is None or self._acknowledging.done()
+        if is_idle and self._last_number - self._acknowledged >= _ACKNOWLEDGE_EVERY:
             self._acknowledged = self._last_number
-            asyncio.get_running_loop().create_task(self._acknowledge(self._last_number))
+            self._acknowledging = asyncio.get_running_loop().create_task(self._acknowledge(self._last_number))
 
     async def _acknowledge(self, number: int) -> None:
         async with self._writing:

@@ -6,10 +6,8 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import psutil
-
 from nbgpu import errors
-from nbgpu.client.embedded import ensure_agent, find_agent
+from nbgpu.client.embedded import ensure_agent, find_agent, has_ended
 from nbgpu.client.pool import Pool
 
 ADDRESS_VARIABLE = "NBGPU_AGENT_ADDRESS"
@@ -31,14 +29,14 @@ class PoolAddress:
 
     def is_agent_gone(self) -> bool:
         """Returns whether the agent is known to have ended; False for one that cannot be looked at from here."""
-        return self.agent_pid is not None and not psutil.pid_exists(self.agent_pid)
+        return self.agent_pid is not None and has_ended(self.agent_pid)
 
 
 def configured_address() -> PoolAddress | None:
     """Returns the pool that NBGPU_AGENT_ADDRESS and NBGPU_AGENT_TOKEN name, or None.
 
     Raises:
-        AuthenticationError: There is an address without a token.
+        AuthenticationError: There is an address without a token, or with what cannot be one.
     """
     address = os.environ.get(ADDRESS_VARIABLE)
     if not address:
@@ -46,6 +44,8 @@ def configured_address() -> PoolAddress | None:
     token = os.environ.get(TOKEN_VARIABLE)
     if not token:
         raise errors.AuthenticationError(f"{ADDRESS_VARIABLE} is set to {address}, but {TOKEN_VARIABLE} is not set")
+    if not token.isascii() or not token.isprintable():  # gRPC would abort the call in words of its own
+        raise errors.AuthenticationError(f"{TOKEN_VARIABLE} holds characters that no token has")
     return PoolAddress(address, token)
 
 

@@ -96,9 +96,17 @@ async def _usable_agent(folder: Path) -> AgentRecord | None:
 async def _wait_until_gone(pid: int) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline:
-        if not psutil.pid_exists(pid):
+        if has_ended(pid):
             return
         await asyncio.sleep(_POLL_S)
+
+
+def has_ended(pid: int) -> bool:
+    """Returns whether the process has ended, be it that its parent has not taken notice yet."""
+    try:
+        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
 
 
 @contextlib.asynccontextmanager

@@ -10,7 +10,7 @@ from nbgpu_protocol.v1 import pool_pb2
 def test_a_whole_state_is_plain_json():
     state = pool_pb2.PoolState(
         offers=[
-            fake.offer("H100", 8, 6, memory_bytes=80 * fake.GIB, queued=3, simulated=True),
+            fake.offer("H100", 8, 6, memory_bytes=80 * fake.GB, queued=3, simulated=True),
             fake.offer("CPU", 1, 1, shared=True),
         ],
         accelerators=fake.accelerators("H100", 1),
@@ -25,14 +25,14 @@ def test_a_whole_state_is_plain_json():
                 last_active_unix_s=60.0,
             )
         ],
-        node=pool_pb2.Node(id="n", hostname="lab-1", platform="linux", cpu_count=4, memory_bytes=fake.GIB),
+        node=pool_pb2.Node(id="n", hostname="lab-1", platform="linux", cpu_count=4, memory_bytes=fake.GB),
     )
 
     view = json.loads(json.dumps(pool_view(state)))
 
     h100, cpu = view["offers"]
     assert (h100["type"], h100["free"], h100["total"], h100["queued"]) == ("H100", 6, 8, 3)
-    assert h100["memory_bytes"] == 80 * fake.GIB
+    assert h100["memory_bytes"] == 80 * fake.GB
     assert h100["simulated"] is True
     assert (cpu["shared"], cpu["memory_bytes"]) == (True, None)
     assert view["node"]["hostname"] == "lab-1"
