@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import uuid
@@ -141,19 +142,23 @@ class Workplace:
 
 
 @contextmanager
-def workplace(root: Path) -> Iterator[Workplace]:
-    """Gives a test its place, and ends at its end whatever the test left running."""
-    place = Workplace(root)
-    try:
-        yield place
-    finally:
-        for process in place.processes:
-            process.kill()
-            process.wait(DEADLINE_S)
-            assert process.stdout is not None
-            process.stdout.close()
-        for straggler in place.stragglers():
-            straggler.kill()
+def workplace() -> Iterator[Workplace]:
+    """Gives a test its place, and ends at its end whatever the test left running.
+
+    Its path is short, other than that of pytest's folders: a Unix socket below it has 107 bytes for its own.
+    """
+    with tempfile.TemporaryDirectory(prefix="nb-", ignore_cleanup_errors=True) as name:
+        place = Workplace(Path(name))
+        try:
+            yield place
+        finally:
+            for process in place.processes:
+                process.kill()
+                process.wait(DEADLINE_S)
+                assert process.stdout is not None
+                process.stdout.close()
+            for straggler in place.stragglers():
+                straggler.kill()
 
 
 def request_for(count: int, notebook_id: str = "") -> pool_pb2.OpenSessionRequest:

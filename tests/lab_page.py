@@ -94,12 +94,19 @@ class LabPage:
             tab.click()
         expect(self.panel).to_be_visible()
 
+    def execute(self, command: str, **arguments: str) -> None:
+        """Executes one of JupyterLab's commands to its end."""
+        # Not as one expression: Playwright would send what the command returns, such as a whole notebook widget.
+        self.page.evaluate(
+            """async ([command, args]) => {
+              await window.jupyterapp.commands.execute(command, args);
+            }""",
+            [command, arguments],
+        )
+
     def set_theme(self, name: str) -> None:
         """`name` is "JupyterLab Light" or "JupyterLab Dark"."""
-        self.page.evaluate(
-            "theme => window.jupyterapp.commands.execute('apputils:change-theme', { theme })",
-            name,
-        )
+        self.execute("apputils:change-theme", theme=name)
         expect(self.page.locator(f'body[data-jp-theme-name="{name}"]')).to_be_attached()
 
     def open_notebook(self, name: str) -> str | None:
@@ -107,7 +114,7 @@ class LabPage:
         path = self.server.work_folder / name
         if not path.exists():
             path.write_text(json.dumps(EMPTY_NOTEBOOK))
-        self.page.evaluate("path => window.jupyterapp.commands.execute('docmanager:open', { path })", name)
+        self.execute("docmanager:open", path=name)
         expect(self.page.locator(".jp-NotebookPanel:visible")).to_have_count(1)
         kernel_id: str | None = self.page.evaluate(KERNEL_READY)
         return kernel_id

@@ -20,8 +20,8 @@ from nbgpu_protocol.v1 import pool_pb2
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Iterator[Workplace]:
-    with workplace(tmp_path) as place:
+def place() -> Iterator[Workplace]:
+    with workplace() as place:
         yield place
 
 

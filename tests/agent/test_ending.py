@@ -46,8 +46,8 @@ LONG = "f" * 100
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Iterator[Workplace]:
-    with workplace(tmp_path) as place:
+def place() -> Iterator[Workplace]:
+    with workplace() as place:
         yield place
 
 

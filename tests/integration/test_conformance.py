@@ -11,6 +11,7 @@ The local run has `# %%gpu` where the other has `%%gpu`, so that lines and cells
 | addresses `0x…` | differ from run to run |
 | ids of widgets and comms | random |
 | times of day, in Sleep1s | the clock |
+| streams that follow each other | joined: a kernel cuts them by the clock |
 """
 
 from __future__ import annotations
@@ -141,8 +142,24 @@ def normalise(value: Any, extra: tuple[tuple[str, str], ...]) -> Any:
     if isinstance(value, Mapping):
         return {key: normalise(item, extra) for key, item in value.items()}
     if isinstance(value, list):
-        return [normalise(item, extra) for item in value]
+        return join_streams([normalise(item, extra) for item in value])
     return value
+
+
+def join_streams(items: list[Any]) -> list[Any]:
+    """Joins outputs of one stream that follow each other: where a kernel cuts them is a matter of time."""
+    joined: list[Any] = []
+    for item in items:
+        previous = joined[-1] if joined else None
+        if is_stream(item) and is_stream(previous) and item["name"] == previous["name"]:
+            joined[-1] = {**previous, "text": previous["text"] + item["text"]}
+        else:
+            joined.append(item)
+    return joined
+
+
+def is_stream(item: Any) -> bool:
+    return isinstance(item, dict) and item.get("output_type") == "stream"
 
 
 def number_ids(text: str) -> str:

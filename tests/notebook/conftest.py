@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -11,10 +10,10 @@ from agent_processes import Workplace, workplace
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workplace]:
+def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Workplace]:
     """This process has the place's folders, and so has the agent that it starts; nothing of that may be left."""
-    with workplace(tmp_path) as place:
-        (tmp_path / "tmp").mkdir()
+    with workplace() as place:
+        (place.root / "tmp").mkdir()
         environ = place.environ(NBGPU_AGENT_DIR=str(place.folder))
         for name in ("NBGPU_AGENT_ADDRESS", "NBGPU_AGENT_TOKEN", "PYTHONDONTWRITEBYTECODE"):
             monkeypatch.delenv(name, raising=False)

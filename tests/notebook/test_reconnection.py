@@ -35,9 +35,9 @@ class RunningAgent:
 
 
 @pytest.fixture(scope="module")
-def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningAgent]:
+def agent() -> Iterator[RunningAgent]:
     """An agent on loopback, for this module's tests."""
-    with workplace(tmp_path_factory.mktemp("agent")) as place:
+    with workplace() as place:
         process, address, token = place.start_listening()
         yield RunningAgent(int(address.rpartition(":")[2]), token)
         assert place.end(process) == 0
