@@ -146,7 +146,8 @@ class GpuMagics(Magics):
         return client
 
     def _open(self, spec: Spec | None, *, new: bool = False, wait: bool = True) -> tuple[SessionClient, bool]:
-        with OpeningProgress(self.shell) as progress:
+        held = this_notebook().held()
+        with OpeningProgress(self.shell, words.accelerators_in_words(held) if held else "") as progress:
             return open_session(spec, new=new, wait=wait, on_update=progress)
 
     # %gpu

@@ -172,6 +172,11 @@ class Notebook:
                 return session
         return None
 
+    def held(self) -> list[pool_pb2.Accelerator]:
+        """Returns what the attached sessions hold, without what is shared."""
+        sessions = [session for session in self._attached.values() if session.end is None]
+        return [each for session in sessions for each in session.info.accelerators if not each.shared]
+
     async def detach(self, session: SessionClient) -> None:
         """Ends the stream; the session goes on."""
         self._attached.pop(session.id, None)

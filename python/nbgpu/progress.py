@@ -20,10 +20,12 @@ class OpeningProgress:
 
     Args:
         shell: IPython's, or None.
+        held: What this notebook's other sessions hold, in words: a queue may be waiting for just that.
     """
 
-    def __init__(self, shell: Any) -> None:
+    def __init__(self, shell: Any, held: str = "") -> None:
         self._shell = shell
+        self._held = held
         self._started = time.monotonic()
         self._display_id: str | None = None
         self._is_line_open = False
@@ -38,6 +40,8 @@ class OpeningProgress:
         if ready or (not queued and time.monotonic() - self._started < _QUIET_S):
             return
         text = update if isinstance(update, str) else words.update_in_words(update)
+        if queued and self._held:
+            text += f"; this notebook itself holds {self._held} (`%gpu close` frees it)"
         self._show(f"{text} …")
 
     def __exit__(

@@ -139,6 +139,15 @@ def test_two_notebooks_share_one_agent_and_wait_for_each_other(notebook: Noteboo
         assert "clear_output" in finished.kinds, "what was said of the queue is taken away"
 
 
+def test_a_notebook_that_waits_for_itself_is_told(notebook: NotebookKernel) -> None:
+    notebook.run("%gpu attach H100")
+    cell = notebook.start("%%gpu H100x2\nprint('ran')")
+    shown = notebook.wait_for(lambda message: "Queued" in str(message["content"]))
+    assert "this notebook itself holds H100 (simulated)" in shown["content"]["data"]["text/plain"]
+    notebook.interrupt()
+    assert [error["ename"] for error in notebook.finish(cell).errors] == ["KeyboardInterrupt"]
+
+
 def test_a_queue_can_be_left_by_an_interrupt(notebook: NotebookKernel, own_folders: Path) -> None:
     notebook.run("%gpu attach A10")
     with notebook_kernel(own_folders, name="impatient") as second:
