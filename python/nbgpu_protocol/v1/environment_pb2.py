@@ -24,25 +24,31 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#nbgpu_protocol/v1/environment.proto\x12\x08nbgpu.v1\"&\n\x0bPlanRequest\x12\x17\n\x0fsnapshot_digest\x18\x01 \x01(\t\"w\n\x13PlannedDistribution\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12 \n\x06\x61\x63tion\x18\x03 \x01(\x0e\x32\x10.nbgpu.v1.Action\x12\x12\n\nsize_bytes\x18\x04 \x01(\x04\x12\x0b\n\x03why\x18\x05 \x01(\t\"Y\n\x0cPlanResponse\x12\x34\n\rdistributions\x18\x01 \x03(\x0b\x32\x1d.nbgpu.v1.PlannedDistribution\x12\x13\n\x0b\x65stimated_s\x18\x02 \x01(\x01\"-\n\x12MaterialiseRequest\x12\x17\n\x0fsnapshot_digest\x18\x01 \x01(\t\"Y\n\x11MaterialiseUpdate\x12\x0c\n\x04\x64one\x18\x01 \x01(\r\x12\r\n\x05total\x18\x02 \x01(\r\x12\x0f\n\x07\x63urrent\x18\x03 \x01(\t\x12\x16\n\x0e\x65nvironment_id\x18\x04 \x01(\t*k\n\x06\x41\x63tion\x12\x16\n\x12\x41\x43TION_UNSPECIFIED\x10\x00\x12\n\n\x06\x43\x41\x43HED\x10\x01\x12\t\n\x05\x46\x45TCH\x10\x02\x12\t\n\x05\x42UILD\x10\x03\x12\x08\n\x04SWAP\x10\x04\x12\r\n\tLEAVE_OUT\x10\x05\x12\x0e\n\nIMPOSSIBLE\x10\x06\x32\x90\x01\n\x0b\x45nvironment\x12\x35\n\x04Plan\x12\x15.nbgpu.v1.PlanRequest\x1a\x16.nbgpu.v1.PlanResponse\x12J\n\x0bMaterialise\x12\x1c.nbgpu.v1.MaterialiseRequest\x1a\x1b.nbgpu.v1.MaterialiseUpdate0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#nbgpu_protocol/v1/environment.proto\x12\x08nbgpu.v1\"&\n\x0bPlanRequest\x12\x17\n\x0fsnapshot_digest\x18\x01 \x01(\t\"\x9a\x01\n\x13PlannedDistribution\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12 \n\x06\x61\x63tion\x18\x03 \x01(\x0e\x32\x10.nbgpu.v1.Action\x12\x17\n\nsize_bytes\x18\x04 \x01(\x04H\x00\x88\x01\x01\x12\x0b\n\x03why\x18\x05 \x01(\t\x12\r\n\x05\x61\x64\x64\x65\x64\x18\x06 \x01(\x08\x42\r\n\x0b_size_bytes\"\xf3\x01\n\x0cPlanResponse\x12\x34\n\rdistributions\x18\x01 \x03(\x0b\x32\x1d.nbgpu.v1.PlannedDistribution\x12\x13\n\x0b\x65stimated_s\x18\x02 \x01(\x01\x12\x16\n\x0e\x65nvironment_id\x18\x03 \x01(\t\x12\r\n\x05\x62uilt\x18\x04 \x01(\x08\x12\x16\n\x0epython_version\x18\x05 \x01(\t\x12\x16\n\x0e\x64ownload_bytes\x18\x06 \x01(\x04\x12\x15\n\runknown_sizes\x18\x07 \x01(\r\x12\x13\n\x0b\x62ytes_per_s\x18\x08 \x01(\x01\x12\x15\n\rrate_measured\x18\t \x01(\x08\"-\n\x12MaterialiseRequest\x12\x17\n\x0fsnapshot_digest\x18\x01 \x01(\t\"Y\n\x11MaterialiseUpdate\x12\x0c\n\x04\x64one\x18\x01 \x01(\r\x12\r\n\x05total\x18\x02 \x01(\r\x12\x0f\n\x07\x63urrent\x18\x03 \x01(\t\x12\x16\n\x0e\x65nvironment_id\x18\x04 \x01(\t\"\xb7\x01\n\x14UpdateSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x17\n\x0fsnapshot_digest\x18\x02 \x01(\t\x12@\n\tvariables\x18\x03 \x03(\x0b\x32-.nbgpu.v1.UpdateSessionRequest.VariablesEntry\x1a\x30\n\x0eVariablesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*\x83\x01\n\x06\x41\x63tion\x12\x16\n\x12\x41\x43TION_UNSPECIFIED\x10\x00\x12\n\n\x06\x43\x41\x43HED\x10\x01\x12\t\n\x05\x46\x45TCH\x10\x02\x12\t\n\x05\x42UILD\x10\x03\x12\x08\n\x04SWAP\x10\x04\x12\r\n\tLEAVE_OUT\x10\x05\x12\x0e\n\nIMPOSSIBLE\x10\x06\x12\x08\n\x04SEND\x10\x07\x12\x0c\n\x08PROVIDED\x10\x08\x32\xe0\x01\n\x0b\x45nvironment\x12\x35\n\x04Plan\x12\x15.nbgpu.v1.PlanRequest\x1a\x16.nbgpu.v1.PlanResponse\x12J\n\x0bMaterialise\x12\x1c.nbgpu.v1.MaterialiseRequest\x1a\x1b.nbgpu.v1.MaterialiseUpdate0\x01\x12N\n\rUpdateSession\x12\x1e.nbgpu.v1.UpdateSessionRequest\x1a\x1b.nbgpu.v1.MaterialiseUpdate0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'nbgpu_protocol.v1.environment_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ACTION']._serialized_start=439
-  _globals['_ACTION']._serialized_end=546
+  _globals['_UPDATESESSIONREQUEST_VARIABLESENTRY']._loaded_options = None
+  _globals['_UPDATESESSIONREQUEST_VARIABLESENTRY']._serialized_options = b'8\001'
+  _globals['_ACTION']._serialized_start=817
+  _globals['_ACTION']._serialized_end=948
   _globals['_PLANREQUEST']._serialized_start=49
   _globals['_PLANREQUEST']._serialized_end=87
-  _globals['_PLANNEDDISTRIBUTION']._serialized_start=89
-  _globals['_PLANNEDDISTRIBUTION']._serialized_end=208
-  _globals['_PLANRESPONSE']._serialized_start=210
-  _globals['_PLANRESPONSE']._serialized_end=299
-  _globals['_MATERIALISEREQUEST']._serialized_start=301
-  _globals['_MATERIALISEREQUEST']._serialized_end=346
-  _globals['_MATERIALISEUPDATE']._serialized_start=348
-  _globals['_MATERIALISEUPDATE']._serialized_end=437
-  _globals['_ENVIRONMENT']._serialized_start=549
-  _globals['_ENVIRONMENT']._serialized_end=693
+  _globals['_PLANNEDDISTRIBUTION']._serialized_start=90
+  _globals['_PLANNEDDISTRIBUTION']._serialized_end=244
+  _globals['_PLANRESPONSE']._serialized_start=247
+  _globals['_PLANRESPONSE']._serialized_end=490
+  _globals['_MATERIALISEREQUEST']._serialized_start=492
+  _globals['_MATERIALISEREQUEST']._serialized_end=537
+  _globals['_MATERIALISEUPDATE']._serialized_start=539
+  _globals['_MATERIALISEUPDATE']._serialized_end=628
+  _globals['_UPDATESESSIONREQUEST']._serialized_start=631
+  _globals['_UPDATESESSIONREQUEST']._serialized_end=814
+  _globals['_UPDATESESSIONREQUEST_VARIABLESENTRY']._serialized_start=766
+  _globals['_UPDATESESSIONREQUEST_VARIABLESENTRY']._serialized_end=814
+  _globals['_ENVIRONMENT']._serialized_start=951
+  _globals['_ENVIRONMENT']._serialized_end=1175
 # @@protoc_insertion_point(module_scope)

@@ -44,6 +44,11 @@ class EnvironmentStub(object):
                 request_serializer=nbgpu__protocol_dot_v1_dot_environment__pb2.MaterialiseRequest.SerializeToString,
                 response_deserializer=nbgpu__protocol_dot_v1_dot_environment__pb2.MaterialiseUpdate.FromString,
                 _registered_method=True)
+        self.UpdateSession = channel.unary_stream(
+                '/nbgpu.v1.Environment/UpdateSession',
+                request_serializer=nbgpu__protocol_dot_v1_dot_environment__pb2.UpdateSessionRequest.SerializeToString,
+                response_deserializer=nbgpu__protocol_dot_v1_dot_environment__pb2.MaterialiseUpdate.FromString,
+                _registered_method=True)
 
 
 class EnvironmentServicer(object):
@@ -63,6 +68,15 @@ class EnvironmentServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UpdateSession(self, request, context):
+        """Gives an open session another snapshot and other environment variables, in order with the messages that are sent
+        to its kernel afterwards. Streams the progress of a build; the update of the kernel is done with the last message.
+        Modules whose files have changed are imported anew when they are next imported.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_EnvironmentServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -74,6 +88,11 @@ def add_EnvironmentServicer_to_server(servicer, server):
             'Materialise': grpc.unary_stream_rpc_method_handler(
                     servicer.Materialise,
                     request_deserializer=nbgpu__protocol_dot_v1_dot_environment__pb2.MaterialiseRequest.FromString,
+                    response_serializer=nbgpu__protocol_dot_v1_dot_environment__pb2.MaterialiseUpdate.SerializeToString,
+            ),
+            'UpdateSession': grpc.unary_stream_rpc_method_handler(
+                    servicer.UpdateSession,
+                    request_deserializer=nbgpu__protocol_dot_v1_dot_environment__pb2.UpdateSessionRequest.FromString,
                     response_serializer=nbgpu__protocol_dot_v1_dot_environment__pb2.MaterialiseUpdate.SerializeToString,
             ),
     }
@@ -130,6 +149,33 @@ class Environment(object):
             target,
             '/nbgpu.v1.Environment/Materialise',
             nbgpu__protocol_dot_v1_dot_environment__pb2.MaterialiseRequest.SerializeToString,
+            nbgpu__protocol_dot_v1_dot_environment__pb2.MaterialiseUpdate.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/nbgpu.v1.Environment/UpdateSession',
+            nbgpu__protocol_dot_v1_dot_environment__pb2.UpdateSessionRequest.SerializeToString,
             nbgpu__protocol_dot_v1_dot_environment__pb2.MaterialiseUpdate.FromString,
             options,
             channel_credentials,

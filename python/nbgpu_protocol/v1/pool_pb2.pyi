@@ -27,6 +27,9 @@ class Reason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     INTERNAL: _ClassVar[Reason]
     ADDRESS_REFUSED: _ClassVar[Reason]
     INTERPRETER_REFUSED: _ClassVar[Reason]
+    ENVIRONMENT_IMPOSSIBLE: _ClassVar[Reason]
+    BUILD_FAILED: _ClassVar[Reason]
+    DISK_FULL: _ClassVar[Reason]
 
 class Phase(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -63,6 +66,9 @@ SHUTTING_DOWN: Reason
 INTERNAL: Reason
 ADDRESS_REFUSED: Reason
 INTERPRETER_REFUSED: Reason
+ENVIRONMENT_IMPOSSIBLE: Reason
+BUILD_FAILED: Reason
+DISK_FULL: Reason
 PHASE_UNSPECIFIED: Phase
 QUEUED: Phase
 PLACING: Phase
@@ -127,7 +133,7 @@ class Node(_message.Message):
     def __init__(self, id: _Optional[str] = ..., hostname: _Optional[str] = ..., platform: _Optional[str] = ..., cpu_count: _Optional[int] = ..., memory_bytes: _Optional[int] = ..., driver_version: _Optional[str] = ...) -> None: ...
 
 class Accelerator(_message.Message):
-    __slots__ = ("id", "index", "type", "product_name", "memory_bytes", "simulated", "shared", "node_id", "session_id")
+    __slots__ = ("id", "index", "type", "product_name", "memory_bytes", "simulated", "shared", "node_id", "session_id", "parent_id")
     ID_FIELD_NUMBER: _ClassVar[int]
     INDEX_FIELD_NUMBER: _ClassVar[int]
     TYPE_FIELD_NUMBER: _ClassVar[int]
@@ -137,6 +143,7 @@ class Accelerator(_message.Message):
     SHARED_FIELD_NUMBER: _ClassVar[int]
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    PARENT_ID_FIELD_NUMBER: _ClassVar[int]
     id: str
     index: int
     type: str
@@ -146,10 +153,11 @@ class Accelerator(_message.Message):
     shared: bool
     node_id: str
     session_id: str
-    def __init__(self, id: _Optional[str] = ..., index: _Optional[int] = ..., type: _Optional[str] = ..., product_name: _Optional[str] = ..., memory_bytes: _Optional[int] = ..., simulated: bool = ..., shared: bool = ..., node_id: _Optional[str] = ..., session_id: _Optional[str] = ...) -> None: ...
+    parent_id: str
+    def __init__(self, id: _Optional[str] = ..., index: _Optional[int] = ..., type: _Optional[str] = ..., product_name: _Optional[str] = ..., memory_bytes: _Optional[int] = ..., simulated: bool = ..., shared: bool = ..., node_id: _Optional[str] = ..., session_id: _Optional[str] = ..., parent_id: _Optional[str] = ...) -> None: ...
 
 class Offer(_message.Message):
-    __slots__ = ("type", "memory_bytes", "total", "free", "queued", "simulated", "shared", "node_hostname")
+    __slots__ = ("type", "memory_bytes", "total", "free", "queued", "simulated", "shared", "node_hostname", "price_per_hour", "currency")
     TYPE_FIELD_NUMBER: _ClassVar[int]
     MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
     TOTAL_FIELD_NUMBER: _ClassVar[int]
@@ -158,6 +166,8 @@ class Offer(_message.Message):
     SIMULATED_FIELD_NUMBER: _ClassVar[int]
     SHARED_FIELD_NUMBER: _ClassVar[int]
     NODE_HOSTNAME_FIELD_NUMBER: _ClassVar[int]
+    PRICE_PER_HOUR_FIELD_NUMBER: _ClassVar[int]
+    CURRENCY_FIELD_NUMBER: _ClassVar[int]
     type: str
     memory_bytes: int
     total: int
@@ -166,7 +176,9 @@ class Offer(_message.Message):
     simulated: bool
     shared: bool
     node_hostname: str
-    def __init__(self, type: _Optional[str] = ..., memory_bytes: _Optional[int] = ..., total: _Optional[int] = ..., free: _Optional[int] = ..., queued: _Optional[int] = ..., simulated: bool = ..., shared: bool = ..., node_hostname: _Optional[str] = ...) -> None: ...
+    price_per_hour: float
+    currency: str
+    def __init__(self, type: _Optional[str] = ..., memory_bytes: _Optional[int] = ..., total: _Optional[int] = ..., free: _Optional[int] = ..., queued: _Optional[int] = ..., simulated: bool = ..., shared: bool = ..., node_hostname: _Optional[str] = ..., price_per_hour: _Optional[float] = ..., currency: _Optional[str] = ...) -> None: ...
 
 class ListOffersRequest(_message.Message):
     __slots__ = ()
@@ -183,16 +195,18 @@ class WatchPoolRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class PoolState(_message.Message):
-    __slots__ = ("offers", "accelerators", "sessions", "node")
+    __slots__ = ("offers", "accelerators", "sessions", "node", "time_unix_s")
     OFFERS_FIELD_NUMBER: _ClassVar[int]
     ACCELERATORS_FIELD_NUMBER: _ClassVar[int]
     SESSIONS_FIELD_NUMBER: _ClassVar[int]
     NODE_FIELD_NUMBER: _ClassVar[int]
+    TIME_UNIX_S_FIELD_NUMBER: _ClassVar[int]
     offers: _containers.RepeatedCompositeFieldContainer[Offer]
     accelerators: _containers.RepeatedCompositeFieldContainer[Accelerator]
     sessions: _containers.RepeatedCompositeFieldContainer[SessionInfo]
     node: Node
-    def __init__(self, offers: _Optional[_Iterable[_Union[Offer, _Mapping]]] = ..., accelerators: _Optional[_Iterable[_Union[Accelerator, _Mapping]]] = ..., sessions: _Optional[_Iterable[_Union[SessionInfo, _Mapping]]] = ..., node: _Optional[_Union[Node, _Mapping]] = ...) -> None: ...
+    time_unix_s: float
+    def __init__(self, offers: _Optional[_Iterable[_Union[Offer, _Mapping]]] = ..., accelerators: _Optional[_Iterable[_Union[Accelerator, _Mapping]]] = ..., sessions: _Optional[_Iterable[_Union[SessionInfo, _Mapping]]] = ..., node: _Optional[_Union[Node, _Mapping]] = ..., time_unix_s: _Optional[float] = ...) -> None: ...
 
 class Spec(_message.Message):
     __slots__ = ("alternatives", "text")
@@ -213,7 +227,7 @@ class Alternative(_message.Message):
     def __init__(self, type: _Optional[str] = ..., count: _Optional[int] = ..., min_memory_bytes: _Optional[int] = ...) -> None: ...
 
 class OpenSessionRequest(_message.Message):
-    __slots__ = ("spec", "notebook_id", "notebook_name", "python", "working_folder", "no_wait", "existing_only")
+    __slots__ = ("spec", "notebook_id", "notebook_name", "python", "working_folder", "no_wait", "existing_only", "snapshot_digest")
     SPEC_FIELD_NUMBER: _ClassVar[int]
     NOTEBOOK_ID_FIELD_NUMBER: _ClassVar[int]
     NOTEBOOK_NAME_FIELD_NUMBER: _ClassVar[int]
@@ -221,6 +235,7 @@ class OpenSessionRequest(_message.Message):
     WORKING_FOLDER_FIELD_NUMBER: _ClassVar[int]
     NO_WAIT_FIELD_NUMBER: _ClassVar[int]
     EXISTING_ONLY_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_DIGEST_FIELD_NUMBER: _ClassVar[int]
     spec: Spec
     notebook_id: str
     notebook_name: str
@@ -228,7 +243,8 @@ class OpenSessionRequest(_message.Message):
     working_folder: str
     no_wait: bool
     existing_only: bool
-    def __init__(self, spec: _Optional[_Union[Spec, _Mapping]] = ..., notebook_id: _Optional[str] = ..., notebook_name: _Optional[str] = ..., python: _Optional[str] = ..., working_folder: _Optional[str] = ..., no_wait: bool = ..., existing_only: bool = ...) -> None: ...
+    snapshot_digest: str
+    def __init__(self, spec: _Optional[_Union[Spec, _Mapping]] = ..., notebook_id: _Optional[str] = ..., notebook_name: _Optional[str] = ..., python: _Optional[str] = ..., working_folder: _Optional[str] = ..., no_wait: bool = ..., existing_only: bool = ..., snapshot_digest: _Optional[str] = ...) -> None: ...
 
 class SessionUpdate(_message.Message):
     __slots__ = ("phase", "queue_position", "queue_length", "detail", "session", "existing")
@@ -259,7 +275,7 @@ class Lease(_message.Message):
     def __init__(self, id: _Optional[str] = ..., accelerator_ids: _Optional[_Iterable[str]] = ..., granted_unix_s: _Optional[float] = ..., expires_unix_s: _Optional[float] = ...) -> None: ...
 
 class SessionInfo(_message.Message):
-    __slots__ = ("id", "notebook_id", "notebook_name", "spec_text", "phase", "lease", "accelerators", "node", "kernel_state", "kernel_generation", "created_unix_s", "last_active_unix_s", "executing", "executions", "kernel_exit", "python_version", "working_folder")
+    __slots__ = ("id", "notebook_id", "notebook_name", "spec_text", "phase", "lease", "accelerators", "node", "kernel_state", "kernel_generation", "created_unix_s", "last_active_unix_s", "executing", "executions", "kernel_exit", "python_version", "working_folder", "queue_position", "queue_length", "detail", "environment", "accelerator_seconds", "cost", "cost_per_hour", "currency", "last_executions", "attached_unix_s")
     ID_FIELD_NUMBER: _ClassVar[int]
     NOTEBOOK_ID_FIELD_NUMBER: _ClassVar[int]
     NOTEBOOK_NAME_FIELD_NUMBER: _ClassVar[int]
@@ -277,6 +293,16 @@ class SessionInfo(_message.Message):
     KERNEL_EXIT_FIELD_NUMBER: _ClassVar[int]
     PYTHON_VERSION_FIELD_NUMBER: _ClassVar[int]
     WORKING_FOLDER_FIELD_NUMBER: _ClassVar[int]
+    QUEUE_POSITION_FIELD_NUMBER: _ClassVar[int]
+    QUEUE_LENGTH_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    ENVIRONMENT_FIELD_NUMBER: _ClassVar[int]
+    ACCELERATOR_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    COST_FIELD_NUMBER: _ClassVar[int]
+    COST_PER_HOUR_FIELD_NUMBER: _ClassVar[int]
+    CURRENCY_FIELD_NUMBER: _ClassVar[int]
+    LAST_EXECUTIONS_FIELD_NUMBER: _ClassVar[int]
+    ATTACHED_UNIX_S_FIELD_NUMBER: _ClassVar[int]
     id: str
     notebook_id: str
     notebook_name: str
@@ -294,17 +320,59 @@ class SessionInfo(_message.Message):
     kernel_exit: KernelExit
     python_version: str
     working_folder: str
-    def __init__(self, id: _Optional[str] = ..., notebook_id: _Optional[str] = ..., notebook_name: _Optional[str] = ..., spec_text: _Optional[str] = ..., phase: _Optional[_Union[Phase, str]] = ..., lease: _Optional[_Union[Lease, _Mapping]] = ..., accelerators: _Optional[_Iterable[_Union[Accelerator, _Mapping]]] = ..., node: _Optional[_Union[Node, _Mapping]] = ..., kernel_state: _Optional[_Union[KernelState, str]] = ..., kernel_generation: _Optional[int] = ..., created_unix_s: _Optional[float] = ..., last_active_unix_s: _Optional[float] = ..., executing: _Optional[_Union[Execution, _Mapping]] = ..., executions: _Optional[int] = ..., kernel_exit: _Optional[_Union[KernelExit, _Mapping]] = ..., python_version: _Optional[str] = ..., working_folder: _Optional[str] = ...) -> None: ...
+    queue_position: int
+    queue_length: int
+    detail: str
+    environment: EnvironmentFacts
+    accelerator_seconds: float
+    cost: float
+    cost_per_hour: float
+    currency: str
+    last_executions: _containers.RepeatedCompositeFieldContainer[Execution]
+    attached_unix_s: float
+    def __init__(self, id: _Optional[str] = ..., notebook_id: _Optional[str] = ..., notebook_name: _Optional[str] = ..., spec_text: _Optional[str] = ..., phase: _Optional[_Union[Phase, str]] = ..., lease: _Optional[_Union[Lease, _Mapping]] = ..., accelerators: _Optional[_Iterable[_Union[Accelerator, _Mapping]]] = ..., node: _Optional[_Union[Node, _Mapping]] = ..., kernel_state: _Optional[_Union[KernelState, str]] = ..., kernel_generation: _Optional[int] = ..., created_unix_s: _Optional[float] = ..., last_active_unix_s: _Optional[float] = ..., executing: _Optional[_Union[Execution, _Mapping]] = ..., executions: _Optional[int] = ..., kernel_exit: _Optional[_Union[KernelExit, _Mapping]] = ..., python_version: _Optional[str] = ..., working_folder: _Optional[str] = ..., queue_position: _Optional[int] = ..., queue_length: _Optional[int] = ..., detail: _Optional[str] = ..., environment: _Optional[_Union[EnvironmentFacts, _Mapping]] = ..., accelerator_seconds: _Optional[float] = ..., cost: _Optional[float] = ..., cost_per_hour: _Optional[float] = ..., currency: _Optional[str] = ..., last_executions: _Optional[_Iterable[_Union[Execution, _Mapping]]] = ..., attached_unix_s: _Optional[float] = ...) -> None: ...
+
+class EnvironmentFacts(_message.Message):
+    __slots__ = ("own", "package_count", "done", "total", "current")
+    OWN_FIELD_NUMBER: _ClassVar[int]
+    PACKAGE_COUNT_FIELD_NUMBER: _ClassVar[int]
+    DONE_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_FIELD_NUMBER: _ClassVar[int]
+    CURRENT_FIELD_NUMBER: _ClassVar[int]
+    own: bool
+    package_count: int
+    done: int
+    total: int
+    current: str
+    def __init__(self, own: bool = ..., package_count: _Optional[int] = ..., done: _Optional[int] = ..., total: _Optional[int] = ..., current: _Optional[str] = ...) -> None: ...
 
 class Execution(_message.Message):
-    __slots__ = ("request_id", "execution_count", "started_unix_s")
+    __slots__ = ("request_id", "execution_count", "started_unix_s", "message_id", "ended_unix_s", "succeeded", "accelerator_types", "simulated", "mean_utilisation_percent", "peak_memory_bytes", "cost", "currency")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     EXECUTION_COUNT_FIELD_NUMBER: _ClassVar[int]
     STARTED_UNIX_S_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_ID_FIELD_NUMBER: _ClassVar[int]
+    ENDED_UNIX_S_FIELD_NUMBER: _ClassVar[int]
+    SUCCEEDED_FIELD_NUMBER: _ClassVar[int]
+    ACCELERATOR_TYPES_FIELD_NUMBER: _ClassVar[int]
+    SIMULATED_FIELD_NUMBER: _ClassVar[int]
+    MEAN_UTILISATION_PERCENT_FIELD_NUMBER: _ClassVar[int]
+    PEAK_MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    COST_FIELD_NUMBER: _ClassVar[int]
+    CURRENCY_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     execution_count: int
     started_unix_s: float
-    def __init__(self, request_id: _Optional[str] = ..., execution_count: _Optional[int] = ..., started_unix_s: _Optional[float] = ...) -> None: ...
+    message_id: str
+    ended_unix_s: float
+    succeeded: bool
+    accelerator_types: _containers.RepeatedScalarFieldContainer[str]
+    simulated: bool
+    mean_utilisation_percent: float
+    peak_memory_bytes: int
+    cost: float
+    currency: str
+    def __init__(self, request_id: _Optional[str] = ..., execution_count: _Optional[int] = ..., started_unix_s: _Optional[float] = ..., message_id: _Optional[str] = ..., ended_unix_s: _Optional[float] = ..., succeeded: bool = ..., accelerator_types: _Optional[_Iterable[str]] = ..., simulated: bool = ..., mean_utilisation_percent: _Optional[float] = ..., peak_memory_bytes: _Optional[int] = ..., cost: _Optional[float] = ..., currency: _Optional[str] = ...) -> None: ...
 
 class KernelExit(_message.Message):
     __slots__ = ("exit_code", "signal", "stderr_tail", "asked_for")
@@ -342,6 +410,34 @@ class RenewLeaseResponse(_message.Message):
     lease: Lease
     def __init__(self, lease: _Optional[_Union[Lease, _Mapping]] = ...) -> None: ...
 
+class AttachSessionRequest(_message.Message):
+    __slots__ = ("session_id", "notebook_id", "notebook_name")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    NOTEBOOK_ID_FIELD_NUMBER: _ClassVar[int]
+    NOTEBOOK_NAME_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    notebook_id: str
+    notebook_name: str
+    def __init__(self, session_id: _Optional[str] = ..., notebook_id: _Optional[str] = ..., notebook_name: _Optional[str] = ...) -> None: ...
+
+class AttachSessionResponse(_message.Message):
+    __slots__ = ("session",)
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    session: SessionInfo
+    def __init__(self, session: _Optional[_Union[SessionInfo, _Mapping]] = ...) -> None: ...
+
+class DetachSessionRequest(_message.Message):
+    __slots__ = ("session_id",)
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    def __init__(self, session_id: _Optional[str] = ...) -> None: ...
+
+class DetachSessionResponse(_message.Message):
+    __slots__ = ("session",)
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    session: SessionInfo
+    def __init__(self, session: _Optional[_Union[SessionInfo, _Mapping]] = ...) -> None: ...
+
 class CloseSessionRequest(_message.Message):
     __slots__ = ("session_id",)
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
@@ -353,12 +449,14 @@ class CloseSessionResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class WatchSamplesRequest(_message.Message):
-    __slots__ = ("history_s", "accelerator_ids")
+    __slots__ = ("history_s", "accelerator_ids", "history_only")
     HISTORY_S_FIELD_NUMBER: _ClassVar[int]
     ACCELERATOR_IDS_FIELD_NUMBER: _ClassVar[int]
+    HISTORY_ONLY_FIELD_NUMBER: _ClassVar[int]
     history_s: float
     accelerator_ids: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, history_s: _Optional[float] = ..., accelerator_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+    history_only: bool
+    def __init__(self, history_s: _Optional[float] = ..., accelerator_ids: _Optional[_Iterable[str]] = ..., history_only: bool = ...) -> None: ...
 
 class SampleBatch(_message.Message):
     __slots__ = ("samples",)
@@ -367,7 +465,7 @@ class SampleBatch(_message.Message):
     def __init__(self, samples: _Optional[_Iterable[_Union[Sample, _Mapping]]] = ...) -> None: ...
 
 class Sample(_message.Message):
-    __slots__ = ("accelerator_id", "time_unix_s", "simulated", "utilisation_percent", "memory_used_bytes", "memory_total_bytes", "power_watts", "power_limit_watts", "temperature_celsius", "sm_clock_mhz", "memory_clock_mhz", "session_id")
+    __slots__ = ("accelerator_id", "time_unix_s", "simulated", "utilisation_percent", "memory_used_bytes", "memory_total_bytes", "power_watts", "power_limit_watts", "temperature_celsius", "sm_clock_mhz", "memory_clock_mhz", "session_id", "pcie_tx_bytes_per_s", "pcie_rx_bytes_per_s", "nvlink_tx_bytes_per_s", "nvlink_rx_bytes_per_s", "throttle_reasons", "ecc_errors_corrected", "ecc_errors_uncorrected", "xid", "processes")
     ACCELERATOR_ID_FIELD_NUMBER: _ClassVar[int]
     TIME_UNIX_S_FIELD_NUMBER: _ClassVar[int]
     SIMULATED_FIELD_NUMBER: _ClassVar[int]
@@ -380,6 +478,15 @@ class Sample(_message.Message):
     SM_CLOCK_MHZ_FIELD_NUMBER: _ClassVar[int]
     MEMORY_CLOCK_MHZ_FIELD_NUMBER: _ClassVar[int]
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    PCIE_TX_BYTES_PER_S_FIELD_NUMBER: _ClassVar[int]
+    PCIE_RX_BYTES_PER_S_FIELD_NUMBER: _ClassVar[int]
+    NVLINK_TX_BYTES_PER_S_FIELD_NUMBER: _ClassVar[int]
+    NVLINK_RX_BYTES_PER_S_FIELD_NUMBER: _ClassVar[int]
+    THROTTLE_REASONS_FIELD_NUMBER: _ClassVar[int]
+    ECC_ERRORS_CORRECTED_FIELD_NUMBER: _ClassVar[int]
+    ECC_ERRORS_UNCORRECTED_FIELD_NUMBER: _ClassVar[int]
+    XID_FIELD_NUMBER: _ClassVar[int]
+    PROCESSES_FIELD_NUMBER: _ClassVar[int]
     accelerator_id: str
     time_unix_s: float
     simulated: bool
@@ -392,7 +499,38 @@ class Sample(_message.Message):
     sm_clock_mhz: int
     memory_clock_mhz: int
     session_id: str
-    def __init__(self, accelerator_id: _Optional[str] = ..., time_unix_s: _Optional[float] = ..., simulated: bool = ..., utilisation_percent: _Optional[float] = ..., memory_used_bytes: _Optional[int] = ..., memory_total_bytes: _Optional[int] = ..., power_watts: _Optional[float] = ..., power_limit_watts: _Optional[float] = ..., temperature_celsius: _Optional[float] = ..., sm_clock_mhz: _Optional[int] = ..., memory_clock_mhz: _Optional[int] = ..., session_id: _Optional[str] = ...) -> None: ...
+    pcie_tx_bytes_per_s: float
+    pcie_rx_bytes_per_s: float
+    nvlink_tx_bytes_per_s: float
+    nvlink_rx_bytes_per_s: float
+    throttle_reasons: _containers.RepeatedScalarFieldContainer[str]
+    ecc_errors_corrected: int
+    ecc_errors_uncorrected: int
+    xid: Xid
+    processes: _containers.RepeatedCompositeFieldContainer[AcceleratorProcess]
+    def __init__(self, accelerator_id: _Optional[str] = ..., time_unix_s: _Optional[float] = ..., simulated: bool = ..., utilisation_percent: _Optional[float] = ..., memory_used_bytes: _Optional[int] = ..., memory_total_bytes: _Optional[int] = ..., power_watts: _Optional[float] = ..., power_limit_watts: _Optional[float] = ..., temperature_celsius: _Optional[float] = ..., sm_clock_mhz: _Optional[int] = ..., memory_clock_mhz: _Optional[int] = ..., session_id: _Optional[str] = ..., pcie_tx_bytes_per_s: _Optional[float] = ..., pcie_rx_bytes_per_s: _Optional[float] = ..., nvlink_tx_bytes_per_s: _Optional[float] = ..., nvlink_rx_bytes_per_s: _Optional[float] = ..., throttle_reasons: _Optional[_Iterable[str]] = ..., ecc_errors_corrected: _Optional[int] = ..., ecc_errors_uncorrected: _Optional[int] = ..., xid: _Optional[_Union[Xid, _Mapping]] = ..., processes: _Optional[_Iterable[_Union[AcceleratorProcess, _Mapping]]] = ...) -> None: ...
+
+class Xid(_message.Message):
+    __slots__ = ("code", "time_unix_s", "meaning")
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    TIME_UNIX_S_FIELD_NUMBER: _ClassVar[int]
+    MEANING_FIELD_NUMBER: _ClassVar[int]
+    code: int
+    time_unix_s: float
+    meaning: str
+    def __init__(self, code: _Optional[int] = ..., time_unix_s: _Optional[float] = ..., meaning: _Optional[str] = ...) -> None: ...
+
+class AcceleratorProcess(_message.Message):
+    __slots__ = ("pid", "session_id", "memory_bytes", "name")
+    PID_FIELD_NUMBER: _ClassVar[int]
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    pid: int
+    session_id: str
+    memory_bytes: int
+    name: str
+    def __init__(self, pid: _Optional[int] = ..., session_id: _Optional[str] = ..., memory_bytes: _Optional[int] = ..., name: _Optional[str] = ...) -> None: ...
 
 class ShutdownRequest(_message.Message):
     __slots__ = ("close_sessions",)

@@ -69,6 +69,16 @@ class PoolStub(object):
                 request_serializer=nbgpu__protocol_dot_v1_dot_pool__pb2.CloseSessionRequest.SerializeToString,
                 response_deserializer=nbgpu__protocol_dot_v1_dot_pool__pb2.CloseSessionResponse.FromString,
                 _registered_method=True)
+        self.AttachSession = channel.unary_unary(
+                '/nbgpu.v1.Pool/AttachSession',
+                request_serializer=nbgpu__protocol_dot_v1_dot_pool__pb2.AttachSessionRequest.SerializeToString,
+                response_deserializer=nbgpu__protocol_dot_v1_dot_pool__pb2.AttachSessionResponse.FromString,
+                _registered_method=True)
+        self.DetachSession = channel.unary_unary(
+                '/nbgpu.v1.Pool/DetachSession',
+                request_serializer=nbgpu__protocol_dot_v1_dot_pool__pb2.DetachSessionRequest.SerializeToString,
+                response_deserializer=nbgpu__protocol_dot_v1_dot_pool__pb2.DetachSessionResponse.FromString,
+                _registered_method=True)
         self.WatchSamples = channel.unary_stream(
                 '/nbgpu.v1.Pool/WatchSamples',
                 request_serializer=nbgpu__protocol_dot_v1_dot_pool__pb2.WatchSamplesRequest.SerializeToString,
@@ -133,6 +143,21 @@ class PoolServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AttachSession(self, request, context):
+        """Makes a session a notebook's, and the one that the notebook uses from now on. The notebook's kernel learns of it
+        through the streams of its sessions, see `Entry.choice`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DetachSession(self, request, context):
+        """Leaves a session running as no notebook's. Idempotent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchSamples(self, request, context):
         """Sends the recorded samples of the last `history_s` seconds, then one batch a sampling interval.
         """
@@ -185,6 +210,16 @@ def add_PoolServicer_to_server(servicer, server):
                     servicer.CloseSession,
                     request_deserializer=nbgpu__protocol_dot_v1_dot_pool__pb2.CloseSessionRequest.FromString,
                     response_serializer=nbgpu__protocol_dot_v1_dot_pool__pb2.CloseSessionResponse.SerializeToString,
+            ),
+            'AttachSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.AttachSession,
+                    request_deserializer=nbgpu__protocol_dot_v1_dot_pool__pb2.AttachSessionRequest.FromString,
+                    response_serializer=nbgpu__protocol_dot_v1_dot_pool__pb2.AttachSessionResponse.SerializeToString,
+            ),
+            'DetachSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.DetachSession,
+                    request_deserializer=nbgpu__protocol_dot_v1_dot_pool__pb2.DetachSessionRequest.FromString,
+                    response_serializer=nbgpu__protocol_dot_v1_dot_pool__pb2.DetachSessionResponse.SerializeToString,
             ),
             'WatchSamples': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchSamples,
@@ -386,6 +421,60 @@ class Pool(object):
             '/nbgpu.v1.Pool/CloseSession',
             nbgpu__protocol_dot_v1_dot_pool__pb2.CloseSessionRequest.SerializeToString,
             nbgpu__protocol_dot_v1_dot_pool__pb2.CloseSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AttachSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nbgpu.v1.Pool/AttachSession',
+            nbgpu__protocol_dot_v1_dot_pool__pb2.AttachSessionRequest.SerializeToString,
+            nbgpu__protocol_dot_v1_dot_pool__pb2.AttachSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DetachSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nbgpu.v1.Pool/DetachSession',
+            nbgpu__protocol_dot_v1_dot_pool__pb2.DetachSessionRequest.SerializeToString,
+            nbgpu__protocol_dot_v1_dot_pool__pb2.DetachSessionResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -82,20 +82,22 @@ class Entries(_message.Message):
     def __init__(self, entries: _Optional[_Iterable[_Union[Entry, _Mapping]]] = ...) -> None: ...
 
 class Entry(_message.Message):
-    __slots__ = ("number", "message", "kernel_event", "request_refused", "gap", "session_closed")
+    __slots__ = ("number", "message", "kernel_event", "request_refused", "gap", "session_closed", "choice")
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     KERNEL_EVENT_FIELD_NUMBER: _ClassVar[int]
     REQUEST_REFUSED_FIELD_NUMBER: _ClassVar[int]
     GAP_FIELD_NUMBER: _ClassVar[int]
     SESSION_CLOSED_FIELD_NUMBER: _ClassVar[int]
+    CHOICE_FIELD_NUMBER: _ClassVar[int]
     number: int
     message: Fragment
     kernel_event: KernelEvent
     request_refused: RequestRefused
     gap: Gap
     session_closed: SessionClosed
-    def __init__(self, number: _Optional[int] = ..., message: _Optional[_Union[Fragment, _Mapping]] = ..., kernel_event: _Optional[_Union[KernelEvent, _Mapping]] = ..., request_refused: _Optional[_Union[RequestRefused, _Mapping]] = ..., gap: _Optional[_Union[Gap, _Mapping]] = ..., session_closed: _Optional[_Union[SessionClosed, _Mapping]] = ...) -> None: ...
+    choice: Choice
+    def __init__(self, number: _Optional[int] = ..., message: _Optional[_Union[Fragment, _Mapping]] = ..., kernel_event: _Optional[_Union[KernelEvent, _Mapping]] = ..., request_refused: _Optional[_Union[RequestRefused, _Mapping]] = ..., gap: _Optional[_Union[Gap, _Mapping]] = ..., session_closed: _Optional[_Union[SessionClosed, _Mapping]] = ..., choice: _Optional[_Union[Choice, _Mapping]] = ...) -> None: ...
 
 class KernelEvent(_message.Message):
     __slots__ = ("kind", "kernel_generation", "exit")
@@ -128,6 +130,14 @@ class Gap(_message.Message):
     UNTIL_NUMBER_FIELD_NUMBER: _ClassVar[int]
     until_number: int
     def __init__(self, until_number: _Optional[int] = ...) -> None: ...
+
+class Choice(_message.Message):
+    __slots__ = ("notebook_id", "session_id")
+    NOTEBOOK_ID_FIELD_NUMBER: _ClassVar[int]
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    notebook_id: str
+    session_id: str
+    def __init__(self, notebook_id: _Optional[str] = ..., session_id: _Optional[str] = ...) -> None: ...
 
 class SessionClosed(_message.Message):
     __slots__ = ("reason",)
