@@ -1,0 +1,81 @@
+"""Which environment and files each session has, from before its first kernel until it is closed."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from nbgpu_agent.environments.materialising import Materialiser
+from nbgpu_agent.environments.platforms import python_minor
+from nbgpu_agent.environments.progress import OnProgress
+from nbgpu_agent.environments.session_files import SessionFiles
+from nbgpu_agent.errors import EnvironmentImpossibleError, InvalidRequestError
+
+if TYPE_CHECKING:
+    from nbgpu_agent.blobs import BlobStore
+    from nbgpu_agent.sessions import Session
+
+
+@dataclass
+class _Holding:
+    files: SessionFiles
+    environments: list[str] = field(default_factory=list)
+    """All that its kernels have run in: what was imported from one of them may need its files still."""
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+class SessionEnvironments:
+    """Prepares sessions for their kernels, and keeps them up to date. For one event loop."""
+
+    def __init__(self, materialiser: Materialiser, blobs: BlobStore) -> None:
+        self.materialiser = materialiser
+        self._blobs = blobs
+        self._holdings: dict[str, _Holding] = {}
+
+    async def prepare(self, session: Session, snapshot_digest: str, on_progress: OnProgress) -> str:
+        """Gives the session the snapshot's environment and files; returns the environment's id.
+
+        Raises:
+            NoSuchBlobError: The snapshot, or something that it names, was not put here.
+            EnvironmentImpossibleError, BuildFailedError: As `Materialiser.materialise`; or the session's kernel is of
+                another version of Python than the snapshot.
+            InvalidRequestError: It is no snapshot.
+        """
+        snapshot = await self.materialiser.read_snapshot(snapshot_digest)
+        running = session.info().python_version
+        if running and python_minor(running) != snapshot.python_minor and not snapshot.any_python:
+            raise EnvironmentImpossibleError(
+                f"the session's kernel runs Python {running}, the notebook's by now {snapshot.python_version}",
+                "`%gpu close` ends the session; the next `%%gpu` cell opens one with the notebook's Python",
+            )
+        holding = self._holdings.get(session.id)
+        if holding is None:
+            files = SessionFiles(session.make_working_folder(), self._blobs)
+            holding = self._holdings[session.id] = _Holding(files)
+        async with holding.lock:
+            environment = await self.materialiser.materialise(snapshot, on_progress, running)
+            holding.environments.append(environment.id)
+            if self._holdings.get(session.id) is not holding:  # closed meanwhile
+                self._release(holding)
+                raise InvalidRequestError("the session was closed")
+            changed = await asyncio.to_thread(holding.files.lay_out, snapshot.files)
+            setting = replace(
+                session.setting,
+                python=str(environment.python),
+                environment=str(environment.folder),
+                path_entries=holding.files.path_entries(snapshot),
+            )
+            session.update(setting, changed)
+        return environment.id
+
+    def forget(self, session_id: str) -> None:
+        """Releases what a session had. To be called when it is closed."""
+        holding = self._holdings.pop(session_id, None)
+        if holding is not None:
+            self._release(holding)
+
+    def _release(self, holding: _Holding) -> None:
+        released, holding.environments = holding.environments, []
+        for environment_id in released:
+            self.materialiser.store.release(environment_id)

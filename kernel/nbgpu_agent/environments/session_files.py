@@ -1,0 +1,79 @@
+"""The local files of a notebook in its session's folder: laid out from blobs, and changed as the notebook's change."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from nbgpu_agent.blobs import BlobStore
+from nbgpu_protocol.snapshot import EDITABLES, WORKSPACE, LocalFile, Snapshot
+
+_OWN_FOLDER = ".nbgpu"
+
+
+class SessionFiles:
+    """The files of one session. What its cells write into the folder is left alone, unless the notebook has it too.
+
+    Args:
+        folder: The session's working folder, the session's alone.
+    """
+
+    def __init__(self, folder: Path, blobs: BlobStore) -> None:
+        self._folder = folder
+        self._blobs = blobs
+        self._laid_out: dict[str, LocalFile] = {}
+
+    def path_entries(self, snapshot: Snapshot) -> tuple[str, ...]:
+        """Returns where the snapshot's entries of `sys.path` lie."""
+        return tuple(str(self._place(entry)) for entry in snapshot.path_entries)
+
+    def lay_out(self, files: Iterable[LocalFile]) -> list[str]:
+        """Makes the folder have these files, and not those that it had of the notebook before. Blocks.
+
+        Returns:
+            The paths of what changed or went: nothing the first time, when no module can have been imported.
+
+        Raises:
+            NoSuchBlobError: The content of a file was not put here.
+        """
+        wanted = {file.path: file for file in files}
+        first = not self._laid_out
+        changed = []
+        for path in self._laid_out.keys() - wanted.keys():
+            changed.append(str(self._place(path)))
+            with contextlib.suppress(OSError):
+                self._place(path).unlink()
+            del self._laid_out[path]
+        for path, file in wanted.items():
+            before = self._laid_out.get(path)
+            if before == file:
+                continue
+            self._write(file)
+            self._laid_out[path] = file
+            if before is not None:
+                changed.append(str(self._place(path)))
+        return [] if first else changed
+
+    def _write(self, file: LocalFile) -> None:
+        target = self._place(file.path)
+        source = self._blobs.path_of(file.digest)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # A copy: the session may write into its file, and the blob is everybody's.
+        partial = target.with_name(f".{secrets.token_hex(8)}.partial")
+        try:
+            shutil.copyfile(source, partial)
+            os.chmod(partial, 0o755 if file.executable else 0o644)
+            os.replace(partial, target)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def _place(self, path: str) -> Path:
+        top, _, rest = path.partition("/")
+        if top == WORKSPACE:
+            return self._folder / rest
+        assert top == EDITABLES, path
+        return self._folder / _OWN_FOLDER / EDITABLES / rest

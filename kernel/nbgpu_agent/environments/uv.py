@@ -1,0 +1,163 @@
+"""Runs uv: finds it, gives it the agent's own settings, follows what it says, and ends it when nobody waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import json
+import os
+import signal
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nbgpu_agent.environments.plan import Python
+from nbgpu_agent.errors import BuildFailedError
+from nbgpu_agent.processes import MARKER_VARIABLE
+from nbgpu_agent.tokens import TOKEN_VARIABLE
+
+_KEPT_LINES = 400
+_END_GRACE_S = 5.0
+# Of the environment that the agent itself runs in: uv would install there.
+_NOT_FOR_UV = frozenset(
+    {"CONDA_PREFIX", "PYTHONHOME", "PYTHONPATH", "UV_PROJECT_ENVIRONMENT", "UV_SYSTEM_PYTHON", "VIRTUAL_ENV"}
+)
+
+
+@dataclass(frozen=True)
+class UvResult:
+    exit_code: int
+    output: str
+    log: str
+    """Its last lines on standard error."""
+
+
+class Uv:
+    """uv with the settings of an environment: indexes, find-links, caches and proxies are named by its variables.
+
+    Args:
+        variables: The agent's environment variables.
+    """
+
+    def __init__(self, variables: Mapping[str, str]) -> None:
+        self._cache_folder: Path | None = None
+        self.variables = {
+            **{name: value for name, value in variables.items() if name not in _NOT_FOR_UV | {TOKEN_VARIABLE}},
+            "NO_COLOR": "1",
+            "UV_NO_PROGRESS": "1",
+            "UV_PYTHON_DOWNLOADS": variables.get("UV_PYTHON_DOWNLOADS", "never"),
+        }
+
+    @property
+    def torch_backend(self) -> str | None:
+        """Returns what to pass as `--torch-backend`; None where the settings decide where torch comes from."""
+        settings = ("UV_TORCH_BACKEND", "UV_OFFLINE", "UV_FIND_LINKS")
+        return None if any(self.variables.get(name) for name in settings) else "auto"
+
+    async def run(
+        self, arguments: Sequence[str], *, folder: Path, on_line: Callable[[str], None] | None = None
+    ) -> UvResult:
+        """Runs it to its end; cancelled, it is ended with all that it started before this returns.
+
+        Args:
+            arguments: Beginning with the command.
+            folder: To run in: no `uv.toml` or `pyproject.toml` is looked for above it.
+            on_line: Called with each line on standard error.
+
+        Raises:
+            BuildFailedError: It cannot be run.
+        """
+        lines: deque[str] = deque(maxlen=_KEPT_LINES)
+        try:
+            process = await asyncio.create_subprocess_exec(
+                _binary(),
+                *arguments,
+                "--no-config",
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                cwd=folder,
+                # By which its processes are found when the agent was killed.
+                env={**self.variables, MARKER_VARIABLE: folder.name or "uv"},
+                start_new_session=True,
+                limit=1 << 20,
+            )
+        except OSError as error:
+            raise BuildFailedError(f"uv cannot be run: {error}", "install nbgpu anew on the node") from error
+        assert process.stdout is not None
+        assert process.stderr is not None
+        stderr = process.stderr
+
+        async def follow() -> None:
+            while raw := await _read_line(stderr):
+                line = raw.decode(errors="replace").rstrip()
+                lines.append(line)
+                if on_line is not None:
+                    on_line(line)
+
+        try:
+            output, _ = await asyncio.gather(process.stdout.read(), follow())
+            exit_code = await process.wait()
+        except BaseException:
+            await asyncio.shield(_end(process))
+            raise
+        return UvResult(exit_code, output.decode(errors="replace"), "\n".join(lines))
+
+    async def pythons(self, folder: Path) -> tuple[Python, ...]:
+        """Returns the interpreters of this machine.
+
+        Raises:
+            BuildFailedError: uv cannot be run.
+        """
+        result = await self.run(
+            ["python", "list", "--only-installed", "--all-versions", "--offline", "--output-format", "json"],
+            folder=folder,
+        )
+        try:
+            found = json.loads(result.output)
+            return tuple(
+                Python(each["version"], Path(each["path"]), each.get("implementation", "cpython"))
+                for each in found
+                if each.get("path") and each.get("variant", "default") == "default"
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise BuildFailedError(f"uv does not say which interpreters this node has:\n{result.log}") from error
+
+    async def cache_folder(self, folder: Path) -> Path:
+        """Returns where uv keeps what it has fetched; asked once.
+
+        Raises:
+            BuildFailedError: uv cannot be run.
+        """
+        if self._cache_folder is None:
+            result = await self.run(["cache", "dir"], folder=folder)
+            self._cache_folder = Path(result.output.strip())
+        return self._cache_folder
+
+
+@functools.cache
+def _binary() -> str:
+    from uv import find_uv_bin
+
+    return os.fsdecode(find_uv_bin())
+
+
+async def _read_line(stream: asyncio.StreamReader) -> bytes:
+    try:
+        return await stream.readline()
+    except ValueError:  # longer than the limit, and dropped
+        return b"\n"
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """Ends uv and the builds that it runs."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(process.wait(), _END_GRACE_S)
+            break
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)

@@ -1,0 +1,1 @@
+"""The notebook's environment, captured: what is installed, which local files it imports, which variables it names."""
