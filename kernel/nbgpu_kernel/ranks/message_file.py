@@ -1,0 +1,136 @@
+"""Values in one file: what a call takes to its ranks, and what each of them brings back."""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nbgpu_kernel.values.definitions import Definitions
+from nbgpu_kernel.values.encoding import Encoded, encode
+from nbgpu_kernel.values.exchange import (
+    Definition,
+    gather_definitions,
+    group_by_sharing,
+    load,
+    pack_definitions,
+)
+from nbgpu_kernel.values.packing import Packer, Part, Unpacker
+
+_ALIGNMENT_BYTES = 64
+_LENGTH_BYTES = 8
+"""The file ends with the length of its JSON, which follows the parts."""
+
+
+def write_values(path: Path, values: Mapping[str, Any], definitions: Definitions, **fields: Any) -> None:
+    """Writes values, with the definitions of their classes, whole or not at all.
+
+    Args:
+        path: Of the file; its folder exists.
+        values: By name. What they share they go on sharing.
+        definitions: This process's.
+        fields: Goes along as it is, as JSON.
+
+    Raises:
+        Exception: Whatever pickle or a value's own methods raise for what cannot be pickled.
+        OSError: The file cannot be written.
+    """
+    encoded = {name: encode((value,), definitions, with_memo=True) for name, value in values.items()}
+    write_encoded(path, values, encoded, definitions, **fields)
+
+
+def write_encoded(
+    path: Path, values: Mapping[str, Any], encoded: Mapping[str, Encoded], definitions: Definitions, **fields: Any
+) -> None:
+    """Writes values that are encoded already, each in a tuple of its own and with its memo; see `write_values`."""
+    found: dict[str, Definition] = {}
+    for each in encoded.values():
+        found.update(gather_definitions(each.classes, definitions))
+    partial = path.with_suffix(".partial")
+    with open(partial, "wb") as file:
+        packer = _FilePacker(file)
+        parcels = []
+        for names in group_by_sharing(encoded):
+            whole = encoded[names[0]]
+            if len(names) > 1:
+                whole = encode(tuple(values[name] for name in names), definitions)
+            parcels.append({"names": names, **packer.add(whole)})
+        message = {
+            **fields,
+            "definitions": pack_definitions(found, {}, packer),
+            "parcels": parcels,
+            "places": packer.places,
+            "python": list(sys.version_info[:2]),
+        }
+        content = json.dumps(message).encode()
+        file.write(content)
+        file.write(len(content).to_bytes(_LENGTH_BYTES, "little"))
+    os.replace(partial, path)
+
+
+def read_values(
+    path: Path,
+    definitions: Definitions,
+    *,
+    namespace: dict[str, Any] | None = None,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Puts the values of a file together.
+
+    The file is mapped: large arrays are in memory once for all processes that read it, until one writes to its own.
+
+    Args:
+        path: Of the file.
+        definitions: This process's.
+        namespace: Takes each value as soon as it is there.
+
+    Returns:
+        The values by name, and the message with its further fields.
+
+    Raises:
+        UndecodableError: A value cannot be put together here.
+        FileNotFoundError: There is no such file.
+    """
+    with open(path, "rb") as file:
+        content = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
+    length = int.from_bytes(content[-_LENGTH_BYTES:], "little")
+    message = json.loads(bytes(content[-_LENGTH_BYTES - length : -_LENGTH_BYTES]))
+
+    def fetch(place: str) -> memoryview:
+        start, size = map(int, place.split(":"))
+        return content[start : start + size]
+
+    unpacker = Unpacker(message["places"], (), fetch)
+    return load(message, unpacker, definitions, {}, namespace=namespace), message
+
+
+class _FilePacker(Packer):
+    """Puts every part into one file.
+
+    Args:
+        file: To be appended to.
+    """
+
+    def __init__(self, file: Any) -> None:
+        super().__init__()
+        self._file = file
+        self.places: list[dict[str, Any]] = []
+
+    def add(self, encoded: Encoded) -> dict[str, Any]:
+        description: dict[str, Any] = {"pickle": self._add_part(list(encoded.segments))}
+        buffers = [[self._add_part([each]), 0, each.nbytes, int(each.readonly)] for each in encoded.buffers]
+        if buffers:
+            description["buffers"] = buffers
+        return description
+
+    def _add_part(self, part: Part) -> int:
+        self._file.write(bytes(-self._file.tell() % _ALIGNMENT_BYTES))
+        start = self._file.tell()
+        for piece in part:
+            self._file.write(memoryview(piece).cast("B"))
+        size = self._file.tell() - start
+        self.places.append({"blob": f"{start}:{size}", "bytes": size})
+        return len(self.places) - 1

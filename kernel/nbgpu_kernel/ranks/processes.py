@@ -1,0 +1,83 @@
+"""The processes of a call, wherever they went: found by the marker in their environment, and ended."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+
+MARKER_VARIABLE = "NBGPU_CALL_ID"
+_ASK_S = 1.0
+"""What keeps shared memory tidy (multiprocessing's resource tracker) ends by itself when its owner is gone."""
+_KILL_S = 5.0
+_POLL_S = 0.01
+
+
+def marked_processes(call_id: str) -> Iterator[int]:
+    """Yields the ids of the call's processes that still run, without this one. Linux only; elsewhere there are none."""
+    if not sys.platform.startswith("linux"):
+        return
+    needle = f"{MARKER_VARIABLE}={call_id}".encode()
+    for name in os.listdir("/proc"):
+        if not name.isdigit() or int(name) == os.getpid():
+            continue
+        with contextlib.suppress(OSError):  # another user's, or gone; one that has ended has no environment
+            with open(f"/proc/{name}/environ", "rb") as file:
+                variables = file.read().split(b"\0")
+            if needle in variables:
+                yield int(name)
+
+
+def end_marked(call_id: str) -> int:
+    """Ends what is left of a call: asked first, killed after a second. Blocks; returns how many there were."""
+    ended: set[int] = set()
+    begun_s = time.monotonic()
+    while pids := list(marked_processes(call_id)):
+        elapsed_s = time.monotonic() - begun_s
+        if elapsed_s > _KILL_S:  # what SIGKILL does not end hangs in the operating system
+            break
+        for pid in pids:
+            if pid not in ended or elapsed_s > _ASK_S:
+                signal_process(pid, signal.SIGKILL if elapsed_s > _ASK_S else signal.SIGTERM)
+        ended.update(pids)
+        time.sleep(_POLL_S)
+    return len(ended)
+
+
+def signal_process(pid: int, number: int) -> None:
+    """Sends a signal to a process that may be gone."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, number)
+
+
+def signal_group(group: int, number: int) -> None:
+    """Sends a signal to a process group that may be gone, or to the process that is about to lead it."""
+    try:
+        os.killpg(group, number)
+    except ProcessLookupError:
+        signal_process(group, number)
+    except PermissionError:
+        pass
+
+
+def exit_of(pid: int) -> tuple[int | None, int | None] | None:
+    """Returns the exit code and the signal of a child that has ended, one of them None; None while it runs.
+
+    The child stays a zombie, as its parent's other code is to reap it; but not where there is no waitid(2), on macOS.
+    """
+    try:
+        if not hasattr(os, "waitid"):
+            reaped, status = os.waitpid(pid, os.WNOHANG)
+            code = os.waitstatus_to_exitcode(status)
+            return None if not reaped else (code, None) if code >= 0 else (None, -code)
+        found = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return None, None
+    if found is None:
+        return None
+    if found.si_code == os.CLD_EXITED:
+        return found.si_status, None
+    return None, found.si_status

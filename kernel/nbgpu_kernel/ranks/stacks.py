@@ -1,0 +1,66 @@
+"""Reads the stack that faulthandler writes of a rank: in which collective it waits, and at which line of whose code."""
+
+from __future__ import annotations
+
+import os
+import re
+import site
+import sys
+import sysconfig
+from dataclasses import dataclass
+
+_FRAME = re.compile(r'  File "(?P<file>.*)", line (?P<line>\d+) in (?P<function>.*)')
+_HEADER = re.compile(r"(Current thread|Thread) 0x")
+_COLLECTIVES = re.compile(r"[/\\]torch[/\\]distributed[/\\].*distributed_c10d\.py$")
+_BACKWARD = re.compile(r"[/\\]torch[/\\]autograd[/\\]")
+_OWN_FOLDER = os.path.dirname(os.path.abspath(__file__))
+_MAX_FRAMES = 40
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One line of a stack."""
+
+    file: str
+    line: int
+    function: str
+
+
+def main_thread(dump: str) -> list[Frame]:
+    """Returns the stack of the thread that runs the function, innermost first; empty if there is none.
+
+    Args:
+        dump: What faulthandler wrote last; older dumps may be before it.
+    """
+    threads: list[list[Frame]] = []
+    for line in dump.splitlines():
+        if _HEADER.match(line):
+            threads.append([])
+        elif threads and (found := _FRAME.match(line)):
+            threads[-1].append(Frame(found["file"], int(found["line"]), found["function"]))
+    for frames in reversed(threads):
+        own = [at for at, frame in enumerate(frames) if os.path.dirname(frame.file) == _OWN_FOLDER]
+        if own:
+            return frames[: own[0]][:_MAX_FRAMES]
+    return []
+
+
+def collective(frames: list[Frame]) -> str:
+    """Returns the name of the collective that a rank is in, "backward" for its backward pass; empty for neither."""
+    for frame in frames:
+        if _COLLECTIVES.search(frame.file) and not frame.function.startswith("_"):
+            return frame.function
+    return "backward" if any(_BACKWARD.search(frame.file) for frame in frames) else ""
+
+
+def users_frame(frames: list[Frame]) -> Frame | None:
+    """Returns the innermost frame of the person's own code: not the standard library's, nor an installed package's."""
+    return next((frame for frame in frames if not frame.file.startswith(_INSTALLED)), None)
+
+
+_INSTALLED = (
+    *{sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")},
+    *site.getsitepackages(),
+    os.path.join(sys.base_prefix, "lib"),
+    "<frozen",
+)
