@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -21,13 +22,17 @@ from nbgpu_agent.ending import Ending
 from nbgpu_agent.folders import AgentFolders
 from nbgpu_agent.listening import ListenAddress
 from nbgpu_agent.model import Lease, Node, SessionRequest
+from nbgpu_agent.prices import PriceList
 from nbgpu_agent.registry import SessionRegistry
 from nbgpu_agent.sampling import Sampler
 from nbgpu_agent.service.pool import AgentIdentity, PoolService
 from nbgpu_agent.service.server import bind, make_server
 
 if TYPE_CHECKING:
+    from nbgpu_agent.blobs import BlobStore
+    from nbgpu_agent.environments.session_environments import SessionEnvironments
     from nbgpu_agent.kernels import KernelLauncher
+    from nbgpu_agent.service.exporter import Exporter
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +61,13 @@ class AgentSettings:
     journal_bytes: int
     sampling_interval_s: float
     lease_duration_s: float | None
+    build_environments: bool
+    environments_bytes: int
+    prices: PriceList
+    metrics_port: int | None
+    """On loopback, for Prometheus; 0: one that is free; None: none."""
+    base_environment: Path | None = None
+    """A virtual environment that the node's owner provides."""
 
 
 async def serve(
@@ -108,20 +120,53 @@ async def _serve_accelerators(
         environment_variables=settings.environment_variables,
         spare_kernels=settings.spare_kernels,
         default_python=sys.executable,
+        blobs_folder=folders.blobs,
     )
+
+    blobs = BlobStore(folders.blobs)
+    environments = _make_environments(settings, folders, blobs, inventory) if settings.build_environments else None
+    if environments is not None:
+        await environments.materialiser.check_base()
 
     def make_session(session_id: str, request: SessionRequest, lease: Lease, on_change: Callable[[], None]) -> Session:
-        return Session(session_id, request, lease, launcher, on_change=on_change, journal_bytes=settings.journal_bytes)
+        return Session(
+            session_id,
+            request,
+            lease,
+            launcher,
+            on_change=on_change,
+            journal_bytes=settings.journal_bytes,
+            measure=sampler.measure,
+        )
 
-    registry = SessionRegistry(inventory.accelerators, make_session, lease_duration_s=settings.lease_duration_s)
-    sampler = Sampler(inventory.sample, registry.held, executor, interval_s=settings.sampling_interval_s)
+    registry = SessionRegistry(
+        inventory.accelerators,
+        make_session,
+        environments=environments,
+        lease_duration_s=settings.lease_duration_s,
+    )
+    sampler = Sampler(
+        inventory.sample,
+        registry.held,
+        executor,
+        interval_s=settings.sampling_interval_s,
+        on_reading=registry.measure_executions,
+    )
+    node = _describe_node(inventory)
     identity = AgentIdentity(
-        _describe_node(inventory), package_version(), settings.embedded, settings.allow_client_python
+        node,
+        package_version(),
+        settings.embedded,
+        settings.allow_client_python,
+        environments=environments is not None,
+        prices=settings.prices,
     )
-    server = make_server(
-        settings.token, PoolService(identity, registry, sampler, ending.ask), registry, BlobStore(folders.blobs)
-    )
+    server = make_server(settings.token, PoolService(identity, registry, sampler, ending.ask), registry, blobs)
     target = bind(server, settings.address)
+    exporter = None
+    if settings.metrics_port is not None:
+        exporter = _make_exporter(settings.metrics_port, node, inventory, registry, sampler)
+        logger.info("metrics for Prometheus: %s", exporter.address)
     await server.start()
     sampler.start()
     background = [
@@ -139,8 +184,36 @@ async def _serve_accelerators(
         await asyncio.wait(background)
         await _within_bounds("sessions", registry.close_all("the agent ended"), SESSIONS_TIMEOUT_S)
         await _within_bounds("spare kernels", launcher.close(), SPARES_TIMEOUT_S)
+        if exporter is not None:
+            await _within_bounds("metrics", asyncio.to_thread(exporter.close))
         await _within_bounds("sampling", sampler.close())
         await _within_bounds("serving", server.stop(STOP_GRACE_S), STOP_GRACE_S + _TIMEOUT_S)
+
+
+def _make_exporter(
+    port: int, node: Node, inventory: Inventory, registry: SessionRegistry, sampler: Sampler
+) -> Exporter:
+    from nbgpu_agent.service.exporter import AgentCollector, Exporter, Snapshot
+
+    def snapshot() -> Snapshot:
+        return Snapshot(sampler.latest(), registry.ledger.offers(), [*registry.infos(), *registry.waiting()])
+
+    return Exporter(AgentCollector(node, inventory.accelerators, snapshot, asyncio.get_running_loop()), port)
+
+
+def _make_environments(
+    settings: AgentSettings, folders: AgentFolders, blobs: BlobStore, inventory: Inventory
+) -> SessionEnvironments:
+    from nbgpu_agent.environments.materialising import Materialiser
+    from nbgpu_agent.environments.session_environments import SessionEnvironments
+    from nbgpu_agent.environments.store import EnvironmentStore
+    from nbgpu_agent.environments.uv import Uv
+
+    store = EnvironmentStore(folders.environments, limit_bytes=settings.environments_bytes)
+    for leftover in store.remove_leftovers():
+        logger.warning("removed what an earlier agent left: %s", leftover)
+    materialiser = Materialiser(store, blobs, Uv(os.environ), inventory.driver_version, settings.base_environment)
+    return SessionEnvironments(materialiser, blobs)
 
 
 async def _within_bounds(what: str, closing: Awaitable[None], timeout_s: float = _TIMEOUT_S) -> None:

@@ -14,12 +14,20 @@ from typing import Any, NoReturn
 
 from jupyter_core.application import JupyterApp
 from jupyter_core.paths import jupyter_runtime_dir
-from traitlets import Bool, Float, Int, List, Unicode
+from traitlets import Bool, Dict, Float, Int, List, Unicode
 
 from nbgpu_agent.ending import END_WITHIN_S, Ending
 from nbgpu_agent.errors import AgentError, InvalidRequestError
 from nbgpu_agent.folders import AgentFolders, AlreadyRunningError, locked_folder
 from nbgpu_agent.listening import ListenAddress, parse_listen_address
+from nbgpu_agent.prices import (
+    CURRENCY_VARIABLE,
+    DEFAULT_CURRENCY,
+    PRICES_VARIABLE,
+    PriceList,
+    make_price_list,
+    parse_prices,
+)
 from nbgpu_agent.tokens import TOKEN_VARIABLE, configured_token, new_token
 from nbgpu_protocol import VERSION
 from nbgpu_protocol.discovery import AgentRecord, agent_folder, write_record
@@ -48,6 +56,8 @@ class AgentApp(JupyterApp):  # type: ignore[misc,unused-ignore]
     aliases = {  # noqa: RUF012
         "listen": "AgentApp.listen",
         "folder": "AgentApp.folder",
+        "metrics-port": "AgentApp.metrics_port",
+        "base-environment": "AgentApp.base_environment",
         "config": "JupyterApp.config_file",
         "log-level": "Application.log_level",
     }
@@ -93,6 +103,34 @@ class AgentApp(JupyterApp):  # type: ignore[misc,unused-ignore]
     sampling_interval_s = Float(1.0, min=0.1, max=60.0, help="Seconds between samples of the accelerators.").tag(
         config=True
     )
+    metrics_port = Int(
+        None,
+        allow_none=True,
+        min=0,
+        max=65_535,
+        help="Port on loopback on which /metrics is served for Prometheus, without the token; 0: one that is free,"
+        " which the log names. By default none.",
+    ).tag(config=True)
+    prices = Dict(
+        value_trait=Float(),
+        key_trait=Unicode(),
+        help="What an accelerator of a type costs an hour, such as {'H100': 2.10}; shown with offers and sessions. By"
+        f" default the variable {PRICES_VARIABLE}, such as `H100=2.10,A10=0.75`, or nothing.",
+    ).tag(config=True)
+    currency = Unicode(
+        DEFAULT_CURRENCY, help=f"Of the prices, as a code of three letters. {CURRENCY_VARIABLE} goes with the variable."
+    ).tag(config=True)
+    environments_bytes = Int(
+        100 << 30,
+        min=0,
+        help="How much the environments take that are built from notebooks' snapshots, before the ones used longest"
+        " ago are removed. Files that they share are counted for each. Not embedded.",
+    ).tag(config=True)
+    base_environment = Unicode(
+        help="A virtual environment, tested on this machine, such as one with a CUDA build of torch: what notebooks"
+        " have in the same version is used from it rather than fetched. Only read; best owned by another user."
+        " Not embedded."
+    ).tag(config=True)
     lease_duration_s = Float(
         None,
         allow_none=True,
@@ -167,7 +205,19 @@ class AgentApp(JupyterApp):  # type: ignore[misc,unused-ignore]
             journal_bytes=self.journal_bytes,
             sampling_interval_s=self.sampling_interval_s,
             lease_duration_s=self.lease_duration_s,
+            build_environments=not self.embedded,
+            environments_bytes=self.environments_bytes,
+            prices=self._prices(),
+            metrics_port=self.metrics_port,
+            base_environment=Path(self.base_environment).expanduser().absolute() if self.base_environment else None,
         )
+
+    def _prices(self) -> PriceList:
+        """Returns what the configuration says, else the environment, which an embedded agent has of its starter."""
+        currency = os.environ.get(CURRENCY_VARIABLE) or self.currency
+        if self.prices:
+            return make_price_list(self.prices, self.currency)
+        return parse_prices(os.environ.get(PRICES_VARIABLE, ""), currency)
 
     def _address_and_token(self) -> tuple[ListenAddress, str, bool]:
         """Returns where to listen (of no meaning embedded), the token, and whether it was made just now."""

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import builtins
 import contextlib
+import errno
 import os
-import re
+import queue
 import secrets
 import shutil
-from collections.abc import AsyncIterator, Iterable
+import threading
+from collections.abc import AsyncIterator, Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import BinaryIO
 
-from nbgpu_agent.errors import DigestMismatchError, InvalidRequestError, NoSuchBlobError
+from nbgpu_agent.errors import DigestMismatchError, DiskFullError, InvalidRequestError, NoSuchBlobError
 from nbgpu_protocol import blobs as protocol
 
 DEFAULT_LIMIT_BYTES = 64 << 30
-_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _PARTIAL_SUFFIX = ".partial"
+_CHUNKS_AHEAD = 8
+"""Received and not yet written; of one content."""
+NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""Numbers of the errors of a full disk."""
 
 
 class BlobStore:
@@ -33,6 +41,8 @@ class BlobStore:
     def __init__(self, folder: Path, *, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> None:
         self._folder = folder
         self._limit_bytes = limit_bytes
+        self._room_bytes = 0
+        """How much can come before all blobs are looked at, which takes long where they are many."""
 
     def missing(self, digests: Iterable[str]) -> list[str]:
         """Returns those that are not here. What is here counts as used.
@@ -48,48 +58,87 @@ class BlobStore:
         Raises:
             InvalidRequestError: The digest is malformed.
             DigestMismatchError: The content has another digest. Nothing is stored.
+            DiskFullError: There is no space. Nothing is stored.
         """
         path = self._path(digest)
         if await asyncio.to_thread(self._touch, path):
             return
         partial = path.with_name(f"{secrets.token_hex(8)}{_PARTIAL_SUFFIX}")
-        content_hash = protocol.new_hash()
+        content_hash = protocol.hash_for(digest)
         await asyncio.to_thread(self._make_folder)
         try:
-            with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb", 0) as file:
 
                 def take(chunk: bytes) -> None:
                     content_hash.update(chunk)
-                    file.write(chunk)
+                    view = memoryview(chunk)
+                    while view:
+                        view = view[file.write(view) :]
 
-                async for chunk in chunks:
-                    await asyncio.to_thread(take, chunk)
-            if protocol.digest_of(content_hash) != digest:
+                await _take_each(chunks, take)
+            if not protocol.is_of(content_hash, digest):
                 raise DigestMismatchError(
-                    f"the content has the digest {protocol.digest_of(content_hash)}, {digest} was announced"
+                    f"the content has the digest {content_hash.hexdigest()}, {digest} was announced"
                 )
             os.replace(partial, path)
+        except OSError as error:
+            if error.errno in NO_SPACE:
+                raise DiskFullError("no space is left on the node for what is sent") from error
+            raise
         finally:
             with contextlib.suppress(FileNotFoundError):
                 partial.unlink()
         await asyncio.to_thread(self._evict, path)
 
     async def get(self, digest: str) -> AsyncIterator[bytes]:
-        """Yields the content in chunks. It stays whole when it is evicted meanwhile.
+        """Yields the content in chunks. It stays whole when it is evicted meanwhile. What is lent is then removed.
+
+        Raises:
+            InvalidRequestError: The digest is malformed.
+            NoSuchBlobError: It is not here.
+        """
+        is_lent = protocol.LENT.fullmatch(digest) is not None
+        path = self._folder / digest.replace(":", "-") if is_lent else self._path(digest)
+        try:
+            file = await asyncio.to_thread(builtins.open, path, "rb", 0)
+        except FileNotFoundError:
+            raise NoSuchBlobError(f"there is no blob {digest} here", "put it first") from None
+        with file:
+            self._touch(path)
+            reading = asyncio.create_task(asyncio.to_thread(file.read, protocol.CHUNK_BYTES))
+            try:
+                while chunk := await reading:
+                    # The next is read while this one is sent.
+                    reading = asyncio.create_task(asyncio.to_thread(file.read, protocol.CHUNK_BYTES))
+                    yield chunk
+            finally:
+                await asyncio.wait([reading])
+        if is_lent:
+            await asyncio.to_thread(path.unlink, missing_ok=True)
+
+    def path_of(self, digest: str) -> Path:
+        """Returns the file of a blob, which is there if the blob is; it counts as used.
 
         Raises:
             InvalidRequestError: The digest is malformed.
             NoSuchBlobError: It is not here.
         """
         path = self._path(digest)
+        if not self._touch(path):
+            raise NoSuchBlobError(f"there is no blob {digest} here", "put it first")
+        return path
+
+    def open(self, digest: str) -> BinaryIO:
+        """Opens a blob to read; it stays whole when it is evicted meanwhile.
+
+        Raises:
+            InvalidRequestError: The digest is malformed.
+            NoSuchBlobError: It is not here.
+        """
         try:
-            file = await asyncio.to_thread(open, path, "rb", 0)
+            return builtins.open(self.path_of(digest), "rb", buffering=0)
         except FileNotFoundError:
             raise NoSuchBlobError(f"there is no blob {digest} here", "put it first") from None
-        with file:
-            self._touch(path)
-            while chunk := await asyncio.to_thread(file.read, protocol.CHUNK_BYTES):
-                yield chunk
 
     def size_bytes(self) -> int:
         """Returns how much is stored."""
@@ -100,8 +149,8 @@ class BlobStore:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _path(self, digest: str) -> Path:
-        if not _DIGEST.fullmatch(digest):
-            raise InvalidRequestError(f"{digest[:100]!r} is not a digest, which is `sha256:` and 64 hexadecimal digits")
+        if not protocol.DIGEST.fullmatch(digest):
+            raise InvalidRequestError(f"{digest[:100]!r} is not a digest, such as `sha256:` and 64 hexadecimal digits")
         return self._folder / digest.replace(":", "-")
 
     def _touch(self, path: Path) -> bool:
@@ -126,11 +175,53 @@ class BlobStore:
         return found
 
     def _evict(self, newest: Path) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self._room_bytes -= newest.stat().st_size
+        if self._room_bytes >= 0:
+            return
         stored = sorted(self._stored())
         excess = sum(size for _, size, _ in stored) - self._limit_bytes
+        # Others put files here as well: looked at again long before there is no room.
+        self._room_bytes = min(-excess, self._limit_bytes // 16)
         for _, size, path in stored:
             if excess <= 0:
                 return
             if path != newest:
                 path.unlink(missing_ok=True)
                 excess -= size
+
+
+async def _take_each(chunks: AsyncIterator[bytes], take: Callable[[bytes], None]) -> None:
+    """Has every chunk taken in one thread, one after the other, while the next ones are received.
+
+    A thread of its own, with a queue before it: to hand each chunk to a pool and wait for it costs the event loop as
+    much time again as receiving it, and a slow client would hold one of the pool's few threads for as long as it sends.
+    """
+    loop = asyncio.get_running_loop()
+    waiting: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+    free = asyncio.Semaphore(_CHUNKS_AHEAD)
+    has_failed = threading.Event()
+
+    def take_all() -> None:
+        try:
+            while (chunk := waiting.get()) is not None:
+                take(chunk)
+                loop.call_soon_threadsafe(free.release)
+        except BaseException:
+            has_failed.set()
+            loop.call_soon_threadsafe(free.release)
+            raise
+
+    thread = ThreadPoolExecutor(1, "blob")
+    taking = loop.run_in_executor(thread, take_all)
+    thread.shutdown(wait=False)  # it ends with what it does
+    try:
+        async for chunk in chunks:
+            await free.acquire()
+            if has_failed.is_set():
+                break
+            waiting.put(chunk)
+    finally:
+        waiting.put(None)
+        await asyncio.wait([taking])  # it uses the caller's file
+    taking.result()

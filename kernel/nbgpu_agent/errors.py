@@ -54,6 +54,12 @@ class NoSuchSessionError(AgentError):
     reason = pool_pb2.NO_SUCH_SESSION
 
 
+class WithdrawnError(AgentError):
+    """Raised for those who wait for a session whose request was withdrawn by another."""
+
+    reason = pool_pb2.NO_SUCH_SESSION
+
+
 class KernelFailedError(AgentError):
     """Raised when a kernel does not start; the message holds the last lines of its standard error."""
 
@@ -102,6 +108,12 @@ class DigestMismatchError(AgentError):
     reason = pool_pb2.DIGEST_MISMATCH
 
 
+class DiskFullError(AgentError):
+    """Raised when there is no space for what was sent."""
+
+    reason = pool_pb2.DISK_FULL
+
+
 class UnauthenticatedError(AgentError):
     """Raised when a request carries no token, or a wrong one."""
 
@@ -118,3 +130,23 @@ class NotServedError(AgentError):
     """Raised for what the protocol reserves and this agent does not do."""
 
     reason = pool_pb2.NOT_IMPLEMENTED
+
+
+class EnvironmentImpossibleError(AgentError):
+    """Raised when the node cannot have some of a snapshot's distributions, or its Python."""
+
+    reason = pool_pb2.ENVIRONMENT_IMPOSSIBLE
+
+
+class BuildFailedError(AgentError):
+    """Raised when building an environment fails; the message holds the last lines of the log."""
+
+    reason = pool_pb2.BUILD_FAILED
+
+
+class UnreachableIndexError(BuildFailedError):
+    """Raised when an index does not answer."""
+
+
+class NoSpaceError(BuildFailedError):
+    """Raised when the disk is full."""

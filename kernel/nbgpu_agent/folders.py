@@ -17,11 +17,12 @@ from pathlib import Path
 
 from nbgpu_agent.errors import AgentError, InvalidRequestError
 from nbgpu_agent.listening import MAX_SOCKET_PATH_BYTES
+from nbgpu_protocol import blobs
 from nbgpu_protocol.discovery import AGENT_FILE, RUN_LOCK_FILE, read_record
 
 SOCKET_FILE = "agent.sock"
 KERNELS_FOLDER = "kernels"
-BLOBS_FOLDER = "blobs"
+ENVIRONMENTS_FOLDER = "environments"
 SOCKET_FOLDER_FILE = "socket-folder"
 """Holds the path of the folder of the socket, where the socket's path would be too long in the agent's own folder."""
 _SOCKET_FOLDER_PREFIX = "nbgpu-agent-"
@@ -47,7 +48,12 @@ class AgentFolders:
 
     @property
     def blobs(self) -> Path:
-        return self.root / BLOBS_FOLDER
+        return self.root / blobs.FOLDER
+
+    @property
+    def environments(self) -> Path:
+        """Outlives the agent: the next one finds what is built."""
+        return self.root / ENVIRONMENTS_FOLDER
 
     def make_socket_path(self) -> Path:
         """Returns where the embedded agent's socket goes, in a short folder of its own if it must be."""

@@ -59,7 +59,16 @@ class SessionClosed:
     reason: str
 
 
-Event: TypeAlias = KernelStarted | KernelEnded | RequestRefused | SessionClosed
+@dataclass(frozen=True)
+class Choice:
+    """A notebook uses another session from now on."""
+
+    notebook_id: str
+    session_id: str
+    """Empty: none."""
+
+
+Event: TypeAlias = KernelStarted | KernelEnded | RequestRefused | SessionClosed | Choice
 Body: TypeAlias = Message | Event
 
 

@@ -113,6 +113,8 @@ class Kernel:
             "TMPDIR": str(temporary),
             MARKER_VARIABLE: self.id,
         }
+        if self._launcher.blobs_folder is not None:
+            own_variables["NBGPU_BLOBS_FOLDER"] = str(self._launcher.blobs_folder)
         with open(self._log_path, "ab") as log:
             return subprocess.Popen(
                 [self.python, str(_KERNEL_SCRIPT), "-f", str(connection_path), *_KERNEL_ARGUMENTS],
@@ -329,11 +331,19 @@ class KernelLauncher:
         environment_variables: Names that are passed on to kernels, beside the usual ones.
         spare_kernels: How many kernels are held ready.
         default_python: Interpreter of kernels that none is asked for.
+        blobs_folder: The node's store, from which kernels take large values and to which they put them.
     """
 
     def __init__(
-        self, folder: Path, *, environment_variables: Sequence[str], spare_kernels: int, default_python: str
+        self,
+        folder: Path,
+        *,
+        environment_variables: Sequence[str],
+        spare_kernels: int,
+        default_python: str,
+        blobs_folder: Path | None = None,
     ) -> None:
+        self.blobs_folder = blobs_folder
         self.context: zmq.Context[Any] = zmq.Context(io_threads=1)
         self.process_table = ProcessTable()
         self._folder = folder

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,8 @@ class Accelerator:
     """Nominal capacity; 0 for CPU."""
     simulated: bool = False
     shared: bool = False
+    parent_id: str = ""
+    """NVML's UUID of the GPU that a MIG slice is of; else empty."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,29 @@ class Node:
 
 
 @dataclass(frozen=True)
+class Xid:
+    """An error that NVIDIA's driver reported of a GPU."""
+
+    code: int
+    time_unix_s: float
+    meaning: str
+    """In words; empty for a code that we have none for."""
+
+
+@dataclass(frozen=True)
+class AcceleratorProcess:
+    """A process that computes on an accelerator."""
+
+    pid: int
+    """In the namespace of the host."""
+    session_id: str | None
+    memory_bytes: int | None
+    """Of the accelerator."""
+    name: str
+    """Of its program; empty where it is unknown."""
+
+
+@dataclass(frozen=True)
 class Sample:
     """One timed reading of one accelerator. None is unknown, never zero."""
 
@@ -85,6 +111,21 @@ class Sample:
     sm_clock_mhz: int | None = None
     memory_clock_mhz: int | None = None
     session_id: str | None = None
+    pcie_tx_bytes_per_s: float | None = None
+    """From the device."""
+    pcie_rx_bytes_per_s: float | None = None
+    """To the device."""
+    nvlink_tx_bytes_per_s: float | None = None
+    """Over all links."""
+    nvlink_rx_bytes_per_s: float | None = None
+    throttle_reasons: tuple[str, ...] = ()
+    """In words, such as "thermal limit"; empty also where it is unknown."""
+    ecc_errors_corrected: int | None = None
+    """Since the driver was loaded."""
+    ecc_errors_uncorrected: int | None = None
+    xid: Xid | None = None
+    """The last one since the agent started."""
+    processes: tuple[AcceleratorProcess, ...] = ()
 
 
 class Phase(enum.Enum):
@@ -120,6 +161,30 @@ class Execution:
     request_id: str
     execution_count: int | None
     started_unix_s: float
+    message_id: str = ""
+    """`msg_id` of the execute_request that the notebook's front end sent."""
+    ended_unix_s: float | None = None
+    """None while it runs."""
+    succeeded: bool | None = None
+    """None while it runs, and where its kernel ended first."""
+    accelerators: tuple[Accelerator, ...] = ()
+    """What its session held."""
+    mean_utilisation_percent: float | None = None
+    peak_memory_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class EnvironmentFacts:
+    """What a session's kernels run in, and how far its building is."""
+
+    own: bool = False
+    """Built from the notebook's snapshot; else the agent's or the notebook's interpreter."""
+    package_count: int | None = None
+    done: int | None = None
+    """Distributions that are on the node; while it is built."""
+    total: int | None = None
+    current: str = ""
+    """What is being fetched or built, in words; while it is built."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +196,20 @@ class SessionRequest:
     notebook_name: str = ""
     python: str = ""
     working_folder: str = ""
+    snapshot_digest: str = ""
+
+
+@dataclass(frozen=True)
+class KernelSetting:
+    """What a session's kernels run in and with, beside their lease. Never written anywhere: it holds secrets."""
+
+    python: str = ""
+    """Path of the interpreter; empty: the agent's default."""
+    environment: str = ""
+    """Folder of the virtual environment; empty: none of ours."""
+    path_entries: tuple[str, ...] = ()
+    """To have on `sys.path`, after the working folder."""
+    variables: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)
@@ -148,6 +227,18 @@ class SessionInfo:
     kernel_exit: KernelExit | None
     python_version: str
     working_folder: str
+    queue_position: int = 0
+    """1 is next; 0: it does not wait."""
+    queue_length: int = 0
+    detail: str = ""
+    """Before READY: what is happening, in words."""
+    environment: EnvironmentFacts = EnvironmentFacts()
+    accelerator_seconds: float = 0.0
+    """Leased so far: seconds times accelerators that are not shared."""
+    last_executions: tuple[Execution, ...] = ()
+    """That have ended, newest last."""
+    attached_unix_s: float = 0.0
+    """When its notebook began to use it; 0: it is no notebook's."""
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,34 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Seque
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from nbgpu_agent.errors import BusyError, NoSuchSessionError, SessionsOpenError, ShuttingDownError
+from nbgpu_agent.environments.progress import Progress
+from nbgpu_agent.errors import (
+    BusyError,
+    InvalidRequestError,
+    NoSuchSessionError,
+    SessionsOpenError,
+    ShuttingDownError,
+    WithdrawnError,
+)
 from nbgpu_agent.leases import LeaseLedger
-from nbgpu_agent.model import Accelerator, Alternative, Lease, Phase, SessionInfo, SessionRequest, SessionUpdate, Spec
+from nbgpu_agent.model import (
+    Accelerator,
+    Alternative,
+    EnvironmentFacts,
+    KernelState,
+    Lease,
+    Phase,
+    SessionInfo,
+    SessionRequest,
+    SessionUpdate,
+    Spec,
+)
 from nbgpu_agent.placement import Waiting, satisfies
 from nbgpu_agent.sampling import Held
 from nbgpu_agent.state import Changes
 
 if TYPE_CHECKING:
+    from nbgpu_agent.environments.session_environments import SessionEnvironments
     from nbgpu_agent.sessions import Session
 
 logger = logging.getLogger(__name__)
@@ -33,6 +53,7 @@ class SessionRegistry:
     Args:
         accelerators: All of the node's.
         make_session: Makes a session that is not started yet.
+        environments: Prepares sessions that bring a snapshot; None where none does.
         lease_duration_s: After which a lease expires that is not renewed, and its session is closed; None: never.
         now: The time, in seconds since the epoch.
     """
@@ -42,12 +63,15 @@ class SessionRegistry:
         accelerators: Sequence[Accelerator],
         make_session: SessionFactory,
         *,
+        environments: SessionEnvironments | None = None,
         lease_duration_s: float | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
         self.changes = Changes()
         self.ledger = LeaseLedger(accelerators, duration_s=lease_duration_s, on_change=self.changes.notify, now=now)
+        self.environments = environments
         self._make_session = make_session
+        self._now = now
         self._sessions: dict[str, Session] = {}
         self._closing: dict[str, asyncio.Task[None]] = {}
         self._openings: dict[tuple[str, tuple[Alternative, ...] | None], _Opening] = {}
@@ -73,8 +97,59 @@ class SessionRegistry:
             ) from None
 
     def infos(self) -> list[SessionInfo]:
-        """Returns all sessions, the oldest first; those that start are among them."""
+        """Returns all sessions, the oldest first; those that start are among them, those that wait are not."""
         return [session.info() for session in self._sessions.values()]
+
+    def waiting(self) -> list[SessionInfo]:
+        """Returns what is to be told of the requests that wait for accelerators, the oldest first.
+
+        The session that comes of one has its id; closing that withdraws the request.
+        """
+        return [info for opening in self._openings.values() if (info := opening.waiting_info()) is not None]
+
+    def attach(self, session_id: str, notebook_id: str, notebook_name: str = "") -> SessionInfo | None:
+        """Makes a session the notebook's and the one that it uses, and tells the kernels that this concerns.
+
+        Args:
+            session_id: Empty: the notebook uses none of these from now on, and keeps them.
+            notebook_id: Its Jupyter kernel id.
+            notebook_name: For lists; empty: as it is.
+
+        Raises:
+            NoSuchSessionError: It is closed, or another agent's.
+            InvalidRequestError: There is no notebook.
+        """
+        if not notebook_id:
+            raise InvalidRequestError("a session is attached to a notebook, and none is named")
+        concerned = [each for each in self._sessions.values() if each.info().request.notebook_id == notebook_id]
+        session = self.get(session_id) if session_id else None
+        if session is not None:
+            previous = session.info().request.notebook_id
+            session.attach(notebook_id, notebook_name)
+            if previous not in ("", notebook_id):
+                session.tell_choice(previous, "")
+            if session not in concerned:
+                concerned.append(session)
+        for each in concerned:
+            each.tell_choice(notebook_id, session_id)
+        return session.info() if session is not None else None
+
+    def detach(self, session_id: str) -> SessionInfo:
+        """Leaves a session running as no notebook's. Idempotent.
+
+        Raises:
+            NoSuchSessionError: It is closed, or another agent's.
+        """
+        session = self.get(session_id)
+        if previous := session.info().request.notebook_id:
+            session.attach("")
+            session.tell_choice(previous, "")
+        return session.info()
+
+    def measure_executions(self) -> None:
+        """Completes what is told of executions. To be called after every reading of the accelerators."""
+        for session in self._sessions.values():
+            session.measure_executions()
 
     def held(self) -> list[Held]:
         """Returns who holds what."""
@@ -87,6 +162,10 @@ class SessionRegistry:
     def holders(self) -> dict[str, str]:
         """Returns the session that holds each accelerator, by the accelerator's id."""
         return {each.id: held.session_id for held in self.held() for each in held.accelerators if not each.shared}
+
+    def now(self) -> float:
+        """Returns the time, in seconds since the epoch."""
+        return self._now()
 
     def unused_s(self) -> float:
         """Returns for how long there has been neither a session nor a request for one nor a watcher."""
@@ -117,6 +196,7 @@ class SessionRegistry:
             BusyError: It would have to wait, and `no_wait` is set.
             NoSuchAcceleratorError, CanNeverFitError: As `placement.check_fits`.
             KernelFailedError: The kernel does not start.
+            EnvironmentImpossibleError, BuildFailedError, NoSuchBlobError: As `SessionEnvironments.prepare`.
             ShuttingDownError: The agent is ending.
         """
         if self._shutting_down:
@@ -143,10 +223,17 @@ class SessionRegistry:
         if closing is None:
             session = self._sessions.get(session_id)
             if session is None:
+                await self._withdraw(session_id)
                 return
             closing = asyncio.get_running_loop().create_task(self._close(session, reason), name=f"close {session_id}")
             self._closing[session_id] = closing
         await asyncio.shield(closing)
+
+    async def _withdraw(self, session_id: str) -> None:
+        for opening in self._openings.values():
+            if opening.id == session_id:
+                await asyncio.shield(opening.withdraw(WithdrawnError("the request was withdrawn")))
+                return
 
     async def close_all(self, reason: str) -> None:
         """Withdraws every request, ends every session; from now on there is no new one."""
@@ -196,7 +283,7 @@ class SessionRegistry:
                 self.in_background(self.close(session.id, "its lease expired"))
 
     def _find(self, request: SessionRequest) -> Session | None:
-        """Returns the notebook's session that satisfies the spec, the one used last if there are several."""
+        """Returns the notebook's session that satisfies the spec, the one attached last if there are several."""
         if not request.notebook_id:
             return None
         found = [
@@ -204,7 +291,12 @@ class SessionRegistry:
             for session in self._sessions.values()
             if session.id not in self._closing and _belongs(session.info(), request)
         ]
-        return max(found, key=lambda session: session.info().last_active_unix_s, default=None)
+        infos = {session.id: session.info() for session in found}
+        return max(
+            found,
+            key=lambda session: (infos[session.id].attached_unix_s, infos[session.id].last_active_unix_s),
+            default=None,
+        )
 
     def _join_or_begin(self, request: SessionRequest, *, no_wait: bool) -> _Opening:
         key = (request.notebook_id, request.spec.alternatives if request.spec else None)
@@ -225,7 +317,7 @@ class SessionRegistry:
 
     def make_session(self, opening: _Opening, request: SessionRequest, lease: Lease) -> Session:
         """Returns a new session on the lease, listed and not started."""
-        session = self._make_session(secrets.token_hex(8), request, lease, self.changes.notify)
+        session = self._make_session(opening.id, request, lease, self.changes.notify)
         self._sessions[session.id] = session
         self._untaken[session.id] = opening
         self.changes.notify()
@@ -241,6 +333,8 @@ class SessionRegistry:
             self._sessions.pop(session.id, None)
             self._untaken.pop(session.id, None)
             self._closing.pop(session.id, None)
+            if self.environments is not None:
+                self.environments.forget(session.id)
             if session.lease is not None:
                 self.ledger.release(session.lease.id)
             self._touch()
@@ -267,6 +361,10 @@ class _Opening:
     def __init__(
         self, registry: SessionRegistry, request: SessionRequest, *, no_wait: bool, on_end: Callable[[], None]
     ) -> None:
+        self.id = secrets.token_hex(8)
+        """Of the session that comes of it."""
+        self._request = request
+        self._created_unix_s = registry.now()
         self._registry = registry
         self._updates: list[SessionUpdate] = []
         self._arrived = asyncio.Event()
@@ -281,6 +379,30 @@ class _Opening:
     @property
     def has_session(self) -> bool:
         return self._session is not None
+
+    def waiting_info(self) -> SessionInfo | None:
+        """Returns what is to be told of it while it waits for accelerators; None before and after."""
+        update = self._updates[-1] if self._updates else None
+        if update is None or update.phase is not Phase.QUEUED or self._error is not None:
+            return None
+        return SessionInfo(
+            id=self.id,
+            request=self._request,
+            phase=Phase.QUEUED,
+            lease=None,
+            kernel_state=KernelState.STARTING,
+            kernel_generation=0,
+            created_unix_s=self._created_unix_s,
+            last_active_unix_s=self._created_unix_s,
+            executing=None,
+            executions=0,
+            kernel_exit=None,
+            python_version="",
+            working_folder="",
+            queue_position=update.queue_position,
+            queue_length=update.queue_length,
+            detail=update.detail,
+        )
 
     def take(self) -> None:
         """Makes the session its notebook's: it stays, whoever leaves."""
@@ -356,16 +478,42 @@ class _Opening:
             raise
         self._session = session  # from here on, closing it frees the lease
         self._tell(SessionUpdate(Phase.PLACING, session=replace(session.info(), phase=Phase.PLACING)))
+        await self._materialise(session, request.snapshot_digest)
         self._tell(SessionUpdate(Phase.STARTING, session=replace(session.info(), phase=Phase.STARTING)))
         await session.start()
         logger.info("session %s opened on %s", session.id, ", ".join(each.id for each in lease.accelerators))
         self._tell(SessionUpdate(Phase.READY, session=session.info()))
 
+    async def _materialise(self, session: Session, snapshot_digest: str) -> None:
+        environments = self._registry.environments
+        if not snapshot_digest or environments is None:
+            return
+        session.note_phase(Phase.MATERIALISING)
+
+        def tell(progress: Progress) -> None:
+            session.note_environment(environment_in_progress(progress))
+            session.note_phase(Phase.MATERIALISING, progress.in_words())
+            self._tell(SessionUpdate(Phase.MATERIALISING, detail=progress.in_words(), session=session.info()))
+
+        await environments.prepare(session, snapshot_digest, tell)
+
     def _tell(self, update: SessionUpdate | None) -> None:
         if update is not None:
             self._updates.append(update)
+        self._registry.changes.notify()
         arrived, self._arrived = self._arrived, asyncio.Event()
         arrived.set()
+
+
+def environment_in_progress(progress: Progress) -> EnvironmentFacts:
+    """Returns what is told of an environment while it is built."""
+    known = bool(progress.total)
+    return EnvironmentFacts(
+        own=True,
+        done=progress.done if known else None,
+        total=progress.total if known else None,
+        current=progress.current,
+    )
 
 
 def _belongs(info: SessionInfo, request: SessionRequest) -> bool:

@@ -15,6 +15,7 @@ from typing import Protocol
 import psutil
 
 from nbgpu_agent.accelerators.source import Holder
+from nbgpu_agent.measuring import Measurement, measure
 from nbgpu_agent.model import Accelerator, Sample
 
 logger = logging.getLogger(__name__)
@@ -75,6 +76,7 @@ class Sampler:
         held: Returns who holds what; called on the event loop.
         executor: Of one thread, so that readings never overlap.
         interval_s: Between readings.
+        on_reading: Called after every reading.
         now: The time, in seconds since the epoch.
     """
 
@@ -85,12 +87,14 @@ class Sampler:
         executor: Executor,
         *,
         interval_s: float = 1.0,
+        on_reading: Callable[[], None] = lambda: None,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._read = read
         self._held = held
         self._executor = executor
         self._interval_s = interval_s
+        self._on_reading = on_reading
         self._now = now
         self._ring = SampleRing(max(int(KEPT_S / interval_s), 1))
         self._task: asyncio.Task[None] | None = None
@@ -106,8 +110,22 @@ class Sampler:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
 
+    def latest(self) -> tuple[Sample, ...]:
+        """Returns the newest reading; empty before the first."""
+        return next(iter(self._ring.since(self._ring.next_number - 1)), ())
+
+    def measure(
+        self, accelerator_ids: Collection[str], started_unix_s: float, ended_unix_s: float
+    ) -> Measurement | None:
+        """Returns what the readings say of an execution, or None if there is none yet from after its end."""
+        newest = self.latest()
+        if not newest or newest[0].time_unix_s <= ended_unix_s:
+            return None
+        readings = self._ring.since(max(self._ring.number_at(started_unix_s) - 1, 0))
+        return measure(readings, accelerator_ids, started_unix_s, ended_unix_s)
+
     async def watch(
-        self, history_s: float = 0.0, accelerator_ids: Collection[str] = ()
+        self, history_s: float = 0.0, accelerator_ids: Collection[str] = (), *, history_only: bool = False
     ) -> AsyncGenerator[tuple[Sample, ...], None]:
         """Yields what is recorded of the last `history_s` seconds, then every reading as it is made.
 
@@ -116,6 +134,7 @@ class Sampler:
         Args:
             history_s: 0: only what is new.
             accelerator_ids: Empty: all.
+            history_only: End after what is recorded.
         """
         number = self._ring.next_number
         if history_s > 0:
@@ -123,7 +142,7 @@ class Sampler:
             samples = [each for batch in recorded for each in _only(batch, accelerator_ids)]
             for start in range(0, len(samples), HISTORY_BATCH_SAMPLES):
                 yield tuple(samples[start : start + HISTORY_BATCH_SAMPLES])
-        while True:
+        while not history_only:
             arrived = self._arrived
             batches, number = self._ring.since(number), self._ring.next_number
             for batch in batches:
@@ -139,6 +158,7 @@ class Sampler:
         self._ring.append(batch)
         arrived, self._arrived = self._arrived, asyncio.Event()
         arrived.set()
+        self._on_reading()
 
     def _read_all(self, time_unix_s: float, held: Sequence[Held]) -> list[Sample]:
         return self._read(

@@ -6,10 +6,10 @@ import asyncio
 import collections
 import json
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import psutil
 
@@ -17,6 +17,7 @@ from nbgpu_agent.channels import Channel, message_parts
 from nbgpu_agent.errors import KernelDiedError, KernelFailedError
 from nbgpu_agent.journal import (
     DEFAULT_LIMIT_BYTES,
+    Choice,
     Journal,
     KernelEnded,
     KernelStarted,
@@ -26,8 +27,25 @@ from nbgpu_agent.journal import (
 )
 from nbgpu_agent.kernel_environment import lease_variables
 from nbgpu_agent.kernels import Kernel, KernelLauncher
-from nbgpu_agent.model import Execution, KernelExit, KernelState, Lease, Phase, SessionInfo, SessionRequest
+from nbgpu_agent.model import (
+    EnvironmentFacts,
+    Execution,
+    KernelExit,
+    KernelSetting,
+    KernelState,
+    Lease,
+    Phase,
+    SessionInfo,
+    SessionRequest,
+)
 
+if TYPE_CHECKING:
+    from nbgpu_agent.measuring import Measurement
+
+Measure: TypeAlias = "Callable[[Collection[str], float, float], Measurement | None]"
+"""Says what accelerators did from one time to another; None while there is no reading from after that."""
+
+_KEPT_EXECUTIONS = 20
 _REMEMBERED_REQUESTS = 100_000
 _ARRIVAL_TIMEOUT_S = 5.0
 """How long an interrupt waits for the request that it means, which comes by another way."""
@@ -48,8 +66,13 @@ class _Request:
     execution_count: int | None
     sent: bool = False
     begun: bool = False
+    counts: bool = False
+    """A cell of the person's, other than what is run silently."""
     replied: bool = False
+    succeeded: bool | None = None
     idle: bool = False
+    reply: list[bytes] | None = None
+    """That came before the last of the output."""
     started_unix_s: float = 0.0
     changed: list[asyncio.Future[None]] = field(default_factory=list)
 
@@ -73,6 +96,7 @@ class Session:
     Args:
         on_change: Called after every change that `info` shows.
         journal_bytes: What the journal keeps for clients that come back.
+        measure: Asked about each execution once it has ended; None: nothing is known of what accelerators do.
     """
 
     def __init__(
@@ -85,6 +109,7 @@ class Session:
         on_change: Callable[[], None],
         now: Callable[[], float] = time.time,
         journal_bytes: int = DEFAULT_LIMIT_BYTES,
+        measure: Measure | None = None,
     ) -> None:
         self.id = session_id
         self.lease = lease
@@ -93,6 +118,8 @@ class Session:
         self._launcher = launcher
         self._on_change = on_change
         self._now = now
+        self._measure = measure
+        self.setting = KernelSetting(python=request.python)
         self._kernel: Kernel | None = None
         self._taking: asyncio.Task[Kernel] | None = None
         self._closing = False
@@ -102,6 +129,11 @@ class Session:
         self._kernel_state = KernelState.STARTING
         self._generation = 0
         self._created_unix_s = self._last_active_unix_s = now()
+        self._attached_unix_s = self._created_unix_s if request.notebook_id else 0.0
+        self._detail = ""
+        self._environment = EnvironmentFacts()
+        self._ended: collections.deque[Execution] = collections.deque(maxlen=_KEPT_EXECUTIONS)
+        self._unmeasured: list[Execution] = []
         self._executions = 0
         self._kernel_exit: KernelExit | None = None
         self._python_version = ""
@@ -126,10 +158,11 @@ class Session:
             if self._closing:
                 raise KernelFailedError("the session was closed before its kernel started")
             self._phase = Phase.STARTING
-            self._working_folder = self._choose_working_folder()
+            self._working_folder = self.make_working_folder()
             self._on_change()
             await self._start_kernel()
             self._phase = Phase.READY
+            self._detail = ""
             self._on_change()
 
     async def restart(self) -> None:
@@ -164,12 +197,78 @@ class Session:
             self.journal.close()
             self._on_change()
 
+    def make_working_folder(self) -> Path:
+        """Returns the folder that its kernels work in: the one that was asked for, else one of its own."""
+        asked = Path(self._request.working_folder) if self._request.working_folder else None
+        return asked if asked is not None and asked.is_dir() else self._launcher.make_folder(self.id)
+
+    def note_phase(self, phase: Phase, detail: str = "") -> None:
+        """Notes how far it is on its way to its first kernel.
+
+        Args:
+            detail: What is happening, in words.
+        """
+        self._phase, self._detail = phase, detail
+        self._on_change()
+
+    def note_environment(self, environment: EnvironmentFacts) -> None:
+        """Notes what its kernels run in, or how far that is built."""
+        self._environment = environment
+        self._on_change()
+
+    def attach(self, notebook_id: str, notebook_name: str = "") -> None:
+        """Makes it the notebook's; of none, if the id is empty.
+
+        Args:
+            notebook_id: Its Jupyter kernel id.
+            notebook_name: Empty: as it is.
+        """
+        name = notebook_name or self._request.notebook_name
+        self._request = replace(self._request, notebook_id=notebook_id, notebook_name=name)
+        self._attached_unix_s = self._now() if notebook_id else 0.0
+        self._on_change()
+
+    def tell_choice(self, notebook_id: str, session_id: str) -> None:
+        """Tells who is connected that the notebook uses another session from now on; none, if that id is empty."""
+        self.journal.append(Choice(notebook_id, session_id))
+
+    def measure_executions(self) -> None:
+        """Completes what is told of executions that have ended. To be called after every reading."""
+        if self._measure is None or not self._unmeasured:
+            return
+        for execution in tuple(self._unmeasured):
+            assert execution.ended_unix_s is not None
+            ids = {each.id for each in execution.accelerators}
+            found = self._measure(ids, execution.started_unix_s, execution.ended_unix_s)
+            if found is None:
+                continue
+            self._unmeasured.remove(execution)
+            if execution in self._ended:
+                self._ended[self._ended.index(execution)] = replace(
+                    execution,
+                    mean_utilisation_percent=found.mean_utilisation_percent,
+                    peak_memory_bytes=found.peak_memory_bytes,
+                )
+                self._on_change()
+
+    def update(self, setting: KernelSetting, changed_files: Sequence[str] = ()) -> None:
+        """Gives its kernels another setting: the next ones, and the one that runs, before any message sent later.
+
+        Args:
+            changed_files: Of local modules: they are imported anew.
+        """
+        previous, self.setting = self.setting, setting
+        if setting.environment and setting.environment != previous.environment:
+            self.note_environment(EnvironmentFacts(own=True, package_count=_package_count(setting.environment)))
+        if self._kernel is not None and self._kernel.alive and (setting != previous or changed_files):
+            self._send_update(self._kernel, changed_files)
+
     def info(self) -> SessionInfo:
         """Returns what is known of the session now."""
         current = self._current
         executing = None
         if current is not None and current.begun:
-            executing = Execution(current.request_id, current.execution_count, current.started_unix_s)
+            executing = self._execution_of(current)
         return SessionInfo(
             id=self.id,
             request=self._request,
@@ -184,7 +283,38 @@ class Session:
             kernel_exit=self._kernel_exit if self._kernel_state is KernelState.DEAD else None,
             python_version=self._python_version,
             working_folder=str(self._working_folder or ""),
+            detail=self._detail,
+            environment=self._environment,
+            accelerator_seconds=self._accelerator_seconds(),
+            last_executions=tuple(self._ended),
+            attached_unix_s=self._attached_unix_s,
         )
+
+    def _execution_of(self, request: _Request) -> Execution:
+        return Execution(
+            request.request_id,
+            request.execution_count,
+            request.started_unix_s,
+            message_id=request.message_id,
+            accelerators=self.lease.accelerators if self.lease is not None else (),
+        )
+
+    def _accelerator_seconds(self) -> float:
+        if self.lease is None:
+            return 0.0
+        held = sum(not each.shared for each in self.lease.accelerators)
+        return held * max(self._now() - self.lease.granted_unix_s, 0.0)
+
+    def _note_ended(self, request: _Request) -> None:
+        """Remembers a cell that is over; what its accelerators did is known after the next reading."""
+        if not request.counts:
+            return
+        execution = replace(
+            self._execution_of(request), ended_unix_s=self._last_active_unix_s, succeeded=request.succeeded
+        )
+        self._ended.append(execution)
+        if any(not each.shared for each in execution.accelerators):
+            self._unmeasured = [*self._unmeasured[-_KEPT_EXECUTIONS:], execution]
 
     def processes(self) -> list[psutil.Process]:
         """Returns the kernel's process and all that came from it; the same objects from call to call."""
@@ -251,6 +381,12 @@ class Session:
         if current is not None and parent.get("msg_id") == current.message_id:
             if channel is Channel.SHELL:
                 current.replied = True
+                current.succeeded = json.loads(parts[3]).get("status") == "ok"
+                if not current.idle:
+                    # It overtook the output, on a socket of its own. Recorded last, no output pushes it out of the
+                    # journal before a slow client has it.
+                    current.reply = parts
+                    return
             elif idle:
                 current.idle = True
             elif status or message_type == "execute_input":
@@ -259,11 +395,14 @@ class Session:
                 urgent = current.over  # the cell is over with both, and one frame carries them
         self.journal.append(Message(channel, parts), urgent=urgent)
         if current is not None and current.over and self._current is current:
+            if current.reply is not None:
+                self.journal.append(Message(Channel.SHELL, current.reply))
             self._on_over(current)
 
     def _on_begun(self, request: _Request, *, counts: bool) -> None:
         if counts:
             self._executions += 1
+            request.counts = True
         if not request.begun:
             request.begun = True
             request.started_unix_s = self._now()
@@ -274,6 +413,7 @@ class Session:
         self._current = None
         self._last_active_unix_s = self._now()
         self._kernel_state = KernelState.IDLE
+        self._note_ended(request)
         request.wake()
         if self._waiting and self._kernel is not None and self._kernel.alive:
             self._execute(self._kernel, self._waiting.popleft())
@@ -377,16 +517,12 @@ class Session:
 
     # -- Kernels ----------------------------------------------------------------------------------------------------
 
-    def _choose_working_folder(self) -> Path:
-        asked = Path(self._request.working_folder) if self._request.working_folder else None
-        return asked if asked is not None and asked.is_dir() else self._launcher.make_folder(self.id)
-
     async def _start_kernel(self) -> None:
         assert self._working_folder is not None
         self._kernel_state = KernelState.STARTING
         self._on_change()
         variables = lease_variables(self.id, self.lease)
-        taking = asyncio.ensure_future(self._launcher.take(self._request.python, self._working_folder, variables))
+        taking = asyncio.ensure_future(self._launcher.take(self.setting.python, self._working_folder, variables))
         self._taking = taking
         try:
             await asyncio.wait({taking})
@@ -413,11 +549,23 @@ class Session:
         self._python_version = kernel.python_version
         self.journal.append(KernelStarted(self._generation))
         kernel.channels.on_message = self._on_message
+        if self.setting.path_entries or self.setting.variables:
+            self._send_update(kernel)
         kernel.ended.add_done_callback(lambda ended: self._retire(kernel))
         waiting, self._before_start = self._before_start, []
         for channel, parts, request_id in waiting:
             self._pass_on(kernel, channel, parts, request_id)
         self._on_change()
+
+    def _send_update(self, kernel: Kernel, changed_files: Sequence[str] = ()) -> None:
+        content = {
+            "variables": dict(self.setting.variables),
+            "environment": self.setting.environment,
+            "path_entries": list(self.setting.path_entries),
+            "local_folders": [str(self._working_folder), *self.setting.path_entries],
+            "changed_files": list(changed_files),
+        }
+        kernel.channels.send(Channel.SHELL, message_parts("nbgpu_update_request", content))
 
     def _retire(self, kernel: Kernel) -> asyncio.Task[None]:
         """Ends the kernel or what it left, hands out its last messages, and journals its end. Once for each kernel."""
@@ -445,6 +593,7 @@ class Session:
         current, self._current = self._current, None
         if current is not None:
             self._last_active_unix_s = self._now()
+            self._note_ended(current)
             current.wake()
         if not self._closing:
             self._refuse_waiting()
@@ -463,6 +612,11 @@ class Session:
         if request_id:
             error = KernelDiedError("the session's kernel has ended", "`%gpu restart` starts a fresh one")
             self.journal.append(RequestRefused(request_id, error))
+
+
+def _package_count(environment: str) -> int:
+    """Returns how many distributions a virtual environment has; some µs for each."""
+    return sum(1 for _ in Path(environment).glob("lib/python*/site-packages/*.dist-info"))
 
 
 def _execution_count(metadata: Any) -> int | None:

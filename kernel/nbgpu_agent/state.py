@@ -11,10 +11,13 @@ class Changes:
 
     Args:
         min_interval_s: Changes that come faster are told together.
+        gather_s: How long a change waits for others: the opening of a session is a few in a row, and the last matters
+            most.
     """
 
-    def __init__(self, min_interval_s: float = 0.1) -> None:
+    def __init__(self, min_interval_s: float = 0.1, gather_s: float = 0.03) -> None:
         self._min_interval_s = min_interval_s
+        self._gather_s = gather_s
         self._count = 0
         self._waiters: set[asyncio.Future[None]] = set()
 
@@ -38,3 +41,4 @@ class Changes:
                     await waiter
                 finally:
                     self._waiters.discard(waiter)
+                await asyncio.sleep(self._gather_s)

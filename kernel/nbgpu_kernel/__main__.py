@@ -1,5 +1,7 @@
 """Starts the kernel: `python …/nbgpu_kernel -f connection.json`, by an interpreter that need not have nbgpu.
 
+With `--ranks FOLDER` it starts the launcher of a call instead.
+
 The package is loaded by its location: what else is installed beside it, the agent's own packages, stays off
 `sys.path`, on which the user's environment alone belongs.
 """
@@ -26,6 +28,10 @@ def main() -> None:
     folder = os.path.dirname(os.path.abspath(__file__))
     sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry or os.getcwd()) != folder]
     _load_package(folder)
+    if sys.argv[1:2] == ["--ranks"]:
+        from nbgpu_kernel.ranks.launcher import launch
+
+        sys.exit(launch(sys.argv[2]))
     from nbgpu_kernel.process import prepare_process
 
     prepare_process()

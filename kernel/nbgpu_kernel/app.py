@@ -8,6 +8,7 @@ from typing import Any
 import zmq
 from ipykernel.kernelapp import IPKernelApp
 
+from nbgpu_kernel import updates
 from nbgpu_kernel.kernel import SessionKernel
 
 
@@ -38,3 +39,7 @@ class SessionKernelApp(IPKernelApp):
     def init_control(self, context: Any) -> None:
         super().init_control(context)  # type: ignore[no-untyped-call]
         self.shell_channel_thread = _NoShellChannelThread()
+
+    def init_kernel(self) -> None:
+        super().init_kernel()  # type: ignore[no-untyped-call]
+        updates.install(self.kernel)

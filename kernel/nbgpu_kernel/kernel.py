@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from ipykernel.ipkernel import IPythonKernel
@@ -18,9 +20,18 @@ from IPython.core.interactiveshell import InteractiveShell
 from nbgpu_kernel.exceptions import pack_exception, qualified_name
 from nbgpu_kernel.interrupts import Interrupts
 from nbgpu_kernel.shell import ZMQInteractiveShell
+from nbgpu_kernel.values.blob_files import BlobFiles
+from nbgpu_kernel.values.definitions import Definitions
+from nbgpu_kernel.values.exchange import UndecodableError
+from nbgpu_kernel.values.session_values import SessionValues, StaleValuesError
 
+BLOBS_FOLDER_VARIABLE = "NBGPU_BLOBS_FOLDER"
+"""Names the folder of the node's store of blobs. Removed from the environment once read."""
+VALUES_MESSAGE = "nbgpu_values"
 ASSIGN_REQUEST = "nbgpu_assign_request"
 ASSIGN_REPLY = "nbgpu_assign_reply"
+OBJECT_REQUEST = "nbgpu_object_request"
+OBJECT_REPLY = "nbgpu_object_reply"
 
 
 class SessionKernel(IPythonKernel):
@@ -35,7 +46,15 @@ class SessionKernel(IPythonKernel):
         self._execute_sleep = 0.0
         self._execution_count: int | None = None
         self._result: Any = None
+        self._exchange: tuple[dict[str, Any], list[Any], str] | None = None
+        blobs_folder = os.environ.pop(BLOBS_FOLDER_VARIABLE, None)
+        self._values = SessionValues(
+            self._live_shell.user_ns,
+            self._live_shell.user_ns_hidden,
+            BlobFiles(Path(blobs_folder)) if blobs_folder else None,
+        )
         self.shell_handlers[ASSIGN_REQUEST] = self.assign_request
+        self.shell_handlers[OBJECT_REQUEST] = self.object_request
         self._live_shell.events.register("post_run_cell", self._keep_result)
         self._interrupts = Interrupts(
             self._live_shell.user_global_ns,
@@ -53,6 +72,11 @@ class SessionKernel(IPythonKernel):
     @property
     def _live_session(self) -> Any:
         return self.session
+
+    @property
+    def definitions(self) -> Definitions:
+        """The classes and functions that its values refer to."""
+        return self._values.definitions
 
     @property
     def _supports_kernel_subshells(self) -> bool:
@@ -73,6 +97,12 @@ class SessionKernel(IPythonKernel):
         except (OSError, ValueError) as error:
             reply = {"status": "error", "ename": type(error).__name__, "evalue": str(error)}
         self._live_session.send(stream, ASSIGN_REPLY, reply, parent, ident)
+
+    async def object_request(self, stream: Any, ident: Any, parent: Any) -> None:
+        """Tells of the object of a handle what completing its attributes and reading about it takes."""
+        found = self._values.look_at(str(parent["content"].get("id", "")))
+        reply = {"status": "ok", **found} if found is not None else {"status": "error", "ename": "LookupError"}
+        self._live_session.send(stream, OBJECT_REPLY, reply, parent, ident)
 
     async def dispatch_shell(self, *args: Any, **kwargs: Any) -> None:
         if threading.current_thread() is not threading.main_thread() or kwargs.get("concurrent"):
@@ -95,9 +125,14 @@ class SessionKernel(IPythonKernel):
 
     async def execute_request(self, stream: Any, ident: Any, parent: Any, *args: Any, **kwargs: Any) -> None:
         """Runs the request under the notebook's execution count, so that tracebacks and `Out` are numbered right."""
-        metadata = (parent.get("metadata") or {}).get("nbgpu") or {}
+        found = parent.get("metadata")
+        found = found.get("nbgpu") if isinstance(found, dict) else None
+        metadata = found if isinstance(found, dict) else {}
         count = metadata.get("execution_count")
         self._execution_count = count if isinstance(count, int) and count > 0 else None
+        values = metadata.get("values")
+        client = str(parent["header"].get("nbgpu_client", ""))
+        self._exchange = (values, parent.get("buffers") or [], client) if values else None
         if self._execution_count is not None and not parent["content"].get("silent", False):
             self._live_shell.execution_count = self._execution_count
         await super().execute_request(  # type: ignore[no-untyped-call]
@@ -109,8 +144,16 @@ class SessionKernel(IPythonKernel):
         self._result = None
         last_error = getattr(sys, "last_value", None)
         execution_count = self._execution_count or self._live_shell.execution_count
+        exchange, self._exchange = self._exchange, None
         try:
+            bound = self._values.bind(*exchange) if exchange is not None else None
             reply = await super().do_execute(*args, **kwargs)  # type: ignore[no-untyped-call]
+            if exchange is not None and reply.get("status") == "ok":
+                self._send_values(exchange)
+            if bound is not None:
+                reply["nbgpu_values"] = {"bound": True, **dataclasses.asdict(bound)}
+        except (StaleValuesError, UndecodableError) as refusal:
+            return _refusal(refusal, execution_count)
         except (KeyboardInterrupt, asyncio.CancelledError):
             return self._interrupted_reply(execution_count)
         if self._execution_count is not None and "execution_count" in reply:
@@ -122,6 +165,14 @@ class SessionKernel(IPythonKernel):
                 reply.update(_packed(error))
         self._result = None
         return reply
+
+    def _send_values(self, exchange: tuple[dict[str, Any], list[Any], str]) -> None:
+        request, _, client = exchange
+        content, buffers = self._values.collect(request, client)
+        if any(content[field] for field in ("parcels", "handles", "modules", "left")):
+            self.send_response(  # type: ignore[no-untyped-call]
+                self.iopub_socket, VALUES_MESSAGE, content, buffers=buffers
+            )
 
     def _keep_result(self, result: Any) -> None:
         self._result = result
@@ -145,6 +196,24 @@ class SessionKernel(IPythonKernel):
             "payload": [],
             **_packed(error),
         }
+
+
+def _refusal(error: StaleValuesError | UndecodableError, execution_count: int) -> dict[str, Any]:
+    """The reply to a cell that did not run, because what it reads could not be bound."""
+    if isinstance(error, UndecodableError):
+        values = {"bound": False, "name": error.name, "ename": error.ename, "evalue": error.evalue}
+    else:
+        values = {"bound": False, "stale": list(error.names)}
+    return {
+        "status": "error",
+        "ename": type(error).__name__,
+        "evalue": str(error),
+        "traceback": [],
+        "execution_count": execution_count,
+        "user_expressions": {},
+        "payload": [],
+        "nbgpu_values": values,
+    }
 
 
 def _packed(error: BaseException) -> dict[str, str]:

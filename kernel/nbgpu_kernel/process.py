@@ -14,7 +14,7 @@ STACKS_FILE_VARIABLE = "NBGPU_STACKS_FILE"
 
 def prepare_process() -> None:
     """Called before ipykernel is imported, while standard error still is the kernel's log."""
-    _end_with_parent()
+    end_with_parent(int(os.environ.get("JPY_PARENT_PID") or 0))
     # A copy: ipykernel puts a pipe in the place of standard error, which nobody reads once the process has crashed.
     log = os.dup(2)
     # The crashed thread alone: the end of the log, which people see, has room for one.
@@ -25,18 +25,17 @@ def prepare_process() -> None:
         faulthandler.register(signal.SIGUSR1, file=stacks, all_threads=True)
 
 
-def _end_with_parent() -> None:
-    """Has the kernel killed when the agent ends.
+def end_with_parent(parent: int, number: int = signal.SIGKILL) -> None:
+    """Has this process sent a signal when the thread that started it ends, for a kernel its agent's. Nothing for 0.
 
     ipykernel polls its parent as well, in a Python thread, which waits for as long as other code holds the GIL.
     """
-    parent = int(os.environ.get("JPY_PARENT_PID") or 0)
     if not sys.platform.startswith("linux") or not parent:
         return
     import ctypes
 
     set_parent_death_signal = 1  # PR_SET_PDEATHSIG, linux/prctl.h
     with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None, use_errno=True).prctl(set_parent_death_signal, signal.SIGKILL, 0, 0, 0)
+        ctypes.CDLL(None, use_errno=True).prctl(set_parent_death_signal, number, 0, 0, 0)
     if os.getppid() != parent:  # it ended before the call
         os._exit(1)

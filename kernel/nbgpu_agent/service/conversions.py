@@ -7,7 +7,9 @@ from collections.abc import Iterable
 from nbgpu_agent.errors import InvalidRequestError
 from nbgpu_agent.model import (
     Accelerator,
+    AcceleratorProcess,
     Alternative,
+    EnvironmentFacts,
     Execution,
     KernelExit,
     KernelState,
@@ -20,7 +22,9 @@ from nbgpu_agent.model import (
     SessionRequest,
     SessionUpdate,
     Spec,
+    Xid,
 )
+from nbgpu_agent.prices import PriceList
 from nbgpu_protocol.accelerator_types import CPU, canonical_type
 from nbgpu_protocol.v1 import pool_pb2
 
@@ -73,10 +77,12 @@ def accelerator_message(accelerator: Accelerator, node: Node, session_id: str | 
         shared=accelerator.shared,
         node_id=node.id,
         session_id=session_id or "",
+        parent_id=accelerator.parent_id,
     )
 
 
-def offer_message(offer: Offer, node: Node) -> pool_pb2.Offer:
+def offer_message(offer: Offer, node: Node, prices: PriceList) -> pool_pb2.Offer:
+    price = prices.per_hour.get(offer.type)
     return pool_pb2.Offer(
         type=offer.type,
         memory_bytes=offer.memory_bytes,
@@ -86,6 +92,8 @@ def offer_message(offer: Offer, node: Node) -> pool_pb2.Offer:
         simulated=offer.simulated,
         shared=offer.shared,
         node_hostname=node.hostname,
+        price_per_hour=price,
+        currency="" if price is None else prices.currency,
     )
 
 
@@ -98,11 +106,31 @@ def lease_message(lease: Lease) -> pool_pb2.Lease:
     )
 
 
-def execution_message(execution: Execution) -> pool_pb2.Execution:
-    return pool_pb2.Execution(
+def execution_message(execution: Execution, prices: PriceList) -> pool_pb2.Execution:
+    cost = None
+    if execution.ended_unix_s is not None:
+        cost = prices.cost(execution.accelerators, execution.ended_unix_s - execution.started_unix_s)
+    message = pool_pb2.Execution(
         request_id=execution.request_id,
         execution_count=max(execution.execution_count or 0, 0),
         started_unix_s=execution.started_unix_s,
+        message_id=execution.message_id,
+        ended_unix_s=execution.ended_unix_s,
+        accelerator_types=[each.type for each in execution.accelerators],
+        simulated=any(each.simulated for each in execution.accelerators),
+        mean_utilisation_percent=execution.mean_utilisation_percent,
+        peak_memory_bytes=execution.peak_memory_bytes,
+        cost=cost,
+        currency="" if cost is None else prices.currency,
+    )
+    if execution.succeeded is not None:
+        message.succeeded = execution.succeeded
+    return message
+
+
+def environment_facts_message(facts: EnvironmentFacts) -> pool_pb2.EnvironmentFacts:
+    return pool_pb2.EnvironmentFacts(
+        own=facts.own, package_count=facts.package_count, done=facts.done, total=facts.total, current=facts.current
     )
 
 
@@ -115,9 +143,11 @@ def kernel_exit_message(kernel_exit: KernelExit) -> pool_pb2.KernelExit:
     )
 
 
-def session_info_message(info: SessionInfo, node: Node) -> pool_pb2.SessionInfo:
+def session_info_message(info: SessionInfo, node: Node, prices: PriceList) -> pool_pb2.SessionInfo:
     request = info.request
     accelerators = info.lease.accelerators if info.lease else ()
+    cost_per_hour = prices.cost_per_hour(accelerators)
+    held = sum(not each.shared for each in accelerators)
     return pool_pb2.SessionInfo(
         id=info.id,
         notebook_id=request.notebook_id,
@@ -131,21 +161,31 @@ def session_info_message(info: SessionInfo, node: Node) -> pool_pb2.SessionInfo:
         kernel_generation=info.kernel_generation,
         created_unix_s=info.created_unix_s,
         last_active_unix_s=info.last_active_unix_s,
-        executing=execution_message(info.executing) if info.executing else None,
+        executing=execution_message(info.executing, prices) if info.executing else None,
         executions=info.executions,
         kernel_exit=kernel_exit_message(info.kernel_exit) if info.kernel_exit else None,
         python_version=info.python_version,
         working_folder=info.working_folder,
+        queue_position=info.queue_position,
+        queue_length=info.queue_length,
+        detail=info.detail,
+        environment=environment_facts_message(info.environment),
+        accelerator_seconds=info.accelerator_seconds,
+        cost=prices.cost(accelerators, info.accelerator_seconds / held) if held else None,
+        cost_per_hour=cost_per_hour,
+        currency="" if cost_per_hour is None else prices.currency,
+        last_executions=[execution_message(each, prices) for each in info.last_executions],
+        attached_unix_s=info.attached_unix_s,
     )
 
 
-def session_update_message(update: SessionUpdate, node: Node) -> pool_pb2.SessionUpdate:
+def session_update_message(update: SessionUpdate, node: Node, prices: PriceList) -> pool_pb2.SessionUpdate:
     return pool_pb2.SessionUpdate(
         phase=_PHASES[update.phase],
         queue_position=update.queue_position,
         queue_length=update.queue_length,
         detail=update.detail,
-        session=session_info_message(update.session, node) if update.session else None,
+        session=session_info_message(update.session, node, prices) if update.session else None,
         existing=update.existing,
     )
 
@@ -164,6 +204,25 @@ def sample_message(sample: Sample) -> pool_pb2.Sample:
         sm_clock_mhz=sample.sm_clock_mhz,
         memory_clock_mhz=sample.memory_clock_mhz,
         session_id=sample.session_id or "",
+        pcie_tx_bytes_per_s=sample.pcie_tx_bytes_per_s,
+        pcie_rx_bytes_per_s=sample.pcie_rx_bytes_per_s,
+        nvlink_tx_bytes_per_s=sample.nvlink_tx_bytes_per_s,
+        nvlink_rx_bytes_per_s=sample.nvlink_rx_bytes_per_s,
+        throttle_reasons=sample.throttle_reasons,
+        ecc_errors_corrected=sample.ecc_errors_corrected,
+        ecc_errors_uncorrected=sample.ecc_errors_uncorrected,
+        xid=_xid_message(sample.xid) if sample.xid is not None else None,
+        processes=[_process_message(each) for each in sample.processes],
+    )
+
+
+def _xid_message(xid: Xid) -> pool_pb2.Xid:
+    return pool_pb2.Xid(code=xid.code, time_unix_s=xid.time_unix_s, meaning=xid.meaning)
+
+
+def _process_message(process: AcceleratorProcess) -> pool_pb2.AcceleratorProcess:
+    return pool_pb2.AcceleratorProcess(
+        pid=process.pid, session_id=process.session_id or "", memory_bytes=process.memory_bytes, name=process.name
     )
 
 
@@ -183,14 +242,14 @@ def spec_from_message(message: pool_pb2.Spec) -> Spec:
         raise InvalidRequestError(f"a spec has {len(message.alternatives)} alternatives, {MAX_ALTERNATIVES} at most")
     return Spec(
         tuple(_alternative_from_message(alternative) for alternative in message.alternatives),
-        _checked_text("spec.text", message.text),
+        checked_text("spec.text", message.text),
     )
 
 
 def _alternative_from_message(message: pool_pb2.Alternative) -> Alternative:
     if not 1 <= message.count <= MAX_COUNT:
         raise InvalidRequestError(f"{message.count} accelerators asked; a count is from 1 to {MAX_COUNT}")
-    accelerator_type = canonical_type(_checked_text("type", message.type))[0] if message.type else ""
+    accelerator_type = canonical_type(checked_text("type", message.type))[0] if message.type else ""
     if message.type and not accelerator_type:
         raise InvalidRequestError(f"{message.type!r} is no accelerator type")
     if accelerator_type == CPU and message.count != 1:
@@ -206,14 +265,20 @@ def session_request_from_message(message: pool_pb2.OpenSessionRequest) -> Sessio
     """
     return SessionRequest(
         spec=spec_from_message(message.spec) if message.HasField("spec") else None,
-        notebook_id=_checked_text("notebook_id", message.notebook_id),
-        notebook_name=_checked_text("notebook_name", message.notebook_name),
-        python=_checked_text("python", message.python, limit=4096),
-        working_folder=_checked_text("working_folder", message.working_folder, limit=4096),
+        notebook_id=checked_text("notebook_id", message.notebook_id),
+        notebook_name=checked_text("notebook_name", message.notebook_name),
+        python=checked_text("python", message.python, limit=4096),
+        working_folder=checked_text("working_folder", message.working_folder, limit=4096),
+        snapshot_digest=checked_text("snapshot_digest", message.snapshot_digest),
     )
 
 
-def _checked_text(field: str, text: str, *, limit: int = MAX_TEXT_CHARACTERS) -> str:
+def checked_text(field: str, text: str, *, limit: int = MAX_TEXT_CHARACTERS) -> str:
+    """Returns a text that a client sent.
+
+    Raises:
+        InvalidRequestError: It is too long, or has a NUL.
+    """
     if len(text) > limit:
         raise InvalidRequestError(f"{field} has {len(text)} characters, {limit} at most")
     if "\0" in text:

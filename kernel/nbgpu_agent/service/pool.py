@@ -7,7 +7,7 @@ import contextlib
 import os
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,12 @@ from nbgpu_agent.errors import (
     VersionMismatchError,
 )
 from nbgpu_agent.model import Node, SessionRequest
+from nbgpu_agent.prices import PriceList
 from nbgpu_agent.registry import SessionRegistry
 from nbgpu_agent.sampling import KEPT_S, Sampler
 from nbgpu_agent.service.conversions import (
     accelerator_message,
+    checked_text,
     lease_message,
     node_message,
     offer_message,
@@ -38,6 +40,7 @@ from nbgpu_protocol import VERSION
 from nbgpu_protocol.v1 import pool_pb2, pool_pb2_grpc
 
 CAPABILITIES = ("blobs", "interrupt", "stacks", "samples")
+ENVIRONMENTS_CAPABILITY = "environments"
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,9 @@ class AgentIdentity:
     embedded: bool
     allow_client_python: bool
     """Whether clients choose interpreter and working folder."""
+    environments: bool = False
+    """Whether it builds environments from snapshots."""
+    prices: PriceList = field(default_factory=PriceList)
 
 
 class PoolService(pool_pb2_grpc.PoolServicer):
@@ -67,6 +73,7 @@ class PoolService(pool_pb2_grpc.PoolServicer):
     ) -> None:
         self._identity = identity
         self.node = identity.node
+        self.prices = identity.prices
         self._registry = registry
         self._sampler = sampler
         self._shut_down = shut_down
@@ -81,7 +88,7 @@ class PoolService(pool_pb2_grpc.PoolServicer):
                 protocol_version=VERSION,
                 agent_version=self._identity.version,
                 node=node_message(self.node),
-                capabilities=CAPABILITIES,
+                capabilities=(*CAPABILITIES, ENVIRONMENTS_CAPABILITY) if self._identity.environments else CAPABILITIES,
                 embedded=self._identity.embedded,
                 pid=os.getpid(),
             )
@@ -91,7 +98,7 @@ class PoolService(pool_pb2_grpc.PoolServicer):
         self, request: pool_pb2.ListOffersRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pool_pb2.ListOffersResponse:
         return pool_pb2.ListOffersResponse(
-            offers=[offer_message(offer, self.node) for offer in self._registry.ledger.offers()]
+            offers=[offer_message(offer, self.node, self.prices) for offer in self._registry.ledger.offers()]
         )
 
     @translated
@@ -112,7 +119,7 @@ class PoolService(pool_pb2_grpc.PoolServicer):
             updates = self._registry.open(wanted, no_wait=request.no_wait, existing_only=request.existing_only)
             async with contextlib.aclosing(updates):
                 async for update in updates:
-                    await context.write(session_update_message(update, self.node))
+                    await context.write(session_update_message(update, self.node, self.prices))
                     if context.cancelled():  # a write does not tell
                         raise asyncio.CancelledError
 
@@ -120,9 +127,7 @@ class PoolService(pool_pb2_grpc.PoolServicer):
     async def ListSessions(  # noqa: N802
         self, request: pool_pb2.ListSessionsRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pool_pb2.ListSessionsResponse:
-        return pool_pb2.ListSessionsResponse(
-            sessions=[session_info_message(info, self.node) for info in self._registry.infos()]
-        )
+        return pool_pb2.ListSessionsResponse(sessions=self._sessions())
 
     @translated
     async def RenewLease(  # noqa: N802
@@ -139,6 +144,24 @@ class PoolService(pool_pb2_grpc.PoolServicer):
         return pool_pb2.CloseSessionResponse()
 
     @translated
+    async def AttachSession(  # noqa: N802
+        self, request: pool_pb2.AttachSessionRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pool_pb2.AttachSessionResponse:
+        notebook_id = checked_text("notebook_id", request.notebook_id)
+        notebook_name = checked_text("notebook_name", request.notebook_name)
+        info = self._registry.attach(request.session_id, notebook_id, notebook_name)
+        return pool_pb2.AttachSessionResponse(
+            session=session_info_message(info, self.node, self.prices) if info is not None else None
+        )
+
+    @translated
+    async def DetachSession(  # noqa: N802
+        self, request: pool_pb2.DetachSessionRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pool_pb2.DetachSessionResponse:
+        info = self._registry.detach(request.session_id)
+        return pool_pb2.DetachSessionResponse(session=session_info_message(info, self.node, self.prices))
+
+    @translated
     async def WatchSamples(  # noqa: N802
         self, request: pool_pb2.WatchSamplesRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> None:
@@ -148,7 +171,9 @@ class PoolService(pool_pb2_grpc.PoolServicer):
         if unknown := set(request.accelerator_ids) - known:
             raise InvalidRequestError(f"no accelerator {min(unknown)!r} here")
         with self._registry.in_use():
-            batches = self._sampler.watch(request.history_s, frozenset(request.accelerator_ids))
+            batches = self._sampler.watch(
+                request.history_s, frozenset(request.accelerator_ids), history_only=request.history_only
+            )
             async with contextlib.aclosing(batches):
                 async for batch in batches:
                     await context.write(sample_batch_message(batch))
@@ -169,11 +194,16 @@ class PoolService(pool_pb2_grpc.PoolServicer):
     def _state(self) -> pool_pb2.PoolState:
         ledger, holders = self._registry.ledger, self._registry.holders()
         return pool_pb2.PoolState(
-            offers=[offer_message(offer, self.node) for offer in ledger.offers()],
+            offers=[offer_message(offer, self.node, self.prices) for offer in ledger.offers()],
             accelerators=[accelerator_message(each, self.node, holders.get(each.id)) for each in ledger.accelerators],
-            sessions=[session_info_message(info, self.node) for info in self._registry.infos()],
+            sessions=self._sessions(),
             node=node_message(self.node),
+            time_unix_s=self._registry.now(),
         )
+
+    def _sessions(self) -> list[pool_pb2.SessionInfo]:
+        infos = [*self._registry.infos(), *self._registry.waiting()]
+        return [session_info_message(info, self.node, self.prices) for info in infos]
 
     def _checked(self, request: SessionRequest) -> SessionRequest:
         return checked_request(request, self._identity)
@@ -202,8 +232,13 @@ def checked_request(request: SessionRequest, identity: AgentIdentity) -> Session
 
     Raises:
         InterpreterRefusedError: Clients may not choose on this agent.
-        InvalidRequestError: The interpreter is no absolute path, or not there.
+        InvalidRequestError: The interpreter is no absolute path, or not there, or there is a snapshot as well.
+        NotServedError: There is a snapshot, and the agent builds no environments.
     """
+    if request.snapshot_digest and not identity.environments:
+        raise NotServedError("this agent does not build environments", "leave out the snapshot")
+    if request.snapshot_digest and request.python:
+        raise InvalidRequestError("a session has either an interpreter or a snapshot", "leave out one of them")
     if not identity.allow_client_python:
         if request.python or request.working_folder:
             raise InterpreterRefusedError(

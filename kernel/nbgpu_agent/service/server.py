@@ -46,11 +46,14 @@ def make_server(
     """
     server = grpc.aio.server(interceptors=[TokenInterceptor(token)], options=OPTIONS)
     pool_pb2_grpc.add_PoolServicer_to_server(pool, server)
-    environment_pb2_grpc.add_EnvironmentServicer_to_server(EnvironmentService(), server)
+    environments = registry.environments if registry is not None else None
+    environment_pb2_grpc.add_EnvironmentServicer_to_server(EnvironmentService(registry, environments), server)
     if registry is not None and blobs is not None:
         from nbgpu_agent.service.session import add_session_service
+        from nbgpu_agent.service.workspace import add_workspace_service
 
-        add_session_service(server, registry, blobs, pool.node)
+        add_session_service(server, registry, blobs, pool.node, pool.prices)
+        add_workspace_service(server, registry, blobs)
     return server
 
 

@@ -15,6 +15,7 @@ from nbgpu_agent.channels import Channel
 from nbgpu_agent.errors import InvalidRequestError
 from nbgpu_agent.journal import (
     Batch,
+    Choice,
     Event,
     JournalReader,
     KernelEnded,
@@ -23,6 +24,7 @@ from nbgpu_agent.journal import (
     RequestRefused,
 )
 from nbgpu_agent.model import Node, SessionInfo
+from nbgpu_agent.prices import PriceList
 from nbgpu_agent.service.blobs import add_blob_handlers
 from nbgpu_agent.service.conversions import kernel_exit_message, session_info_message
 from nbgpu_agent.service.translated_errors import error_message, translated
@@ -44,12 +46,16 @@ class SessionService(session_pb2_grpc.SessionServicer):
 
     Args:
         node: Named in what is told of a session; None: nothing is said of it.
+        prices: By which costs are told; None: there are none.
     """
 
-    def __init__(self, registry: SessionRegistry, blobs: BlobStore, node: Node | None = None) -> None:
+    def __init__(
+        self, registry: SessionRegistry, blobs: BlobStore, node: Node | None = None, prices: PriceList | None = None
+    ) -> None:
         self._registry = registry
         self._blobs = blobs
         self._node = node
+        self._prices = prices or PriceList()
 
     @translated
     async def Connect(  # noqa: N802
@@ -119,17 +125,21 @@ class SessionService(session_pb2_grpc.SessionServicer):
         return session_pb2.MissingBlobsResponse(digests=self._blobs.missing(request.digests))
 
     def _info_message(self, info: SessionInfo) -> pool_pb2.SessionInfo:
-        message = session_info_message(info, self._node or _UNKNOWN_NODE)
+        message = session_info_message(info, self._node or _UNKNOWN_NODE, self._prices)
         if self._node is None:
             message.ClearField("node")
         return message
 
 
 def add_session_service(
-    server: grpc.aio.Server, registry: SessionRegistry, blobs: BlobStore, node: Node | None = None
+    server: grpc.aio.Server,
+    registry: SessionRegistry,
+    blobs: BlobStore,
+    node: Node | None = None,
+    prices: PriceList | None = None,
 ) -> None:
     """Adds the Session and the Blobs service to the server."""
-    service = SessionService(registry, blobs, node)
+    service = SessionService(registry, blobs, node, prices)
     session_pb2_grpc.add_SessionServicer_to_server(service, server)
     add_blob_handlers(server, blobs)
 
@@ -208,5 +218,8 @@ def _describe_event(event: Event, entry: session_pb2.Entry) -> None:
     elif isinstance(event, RequestRefused):
         entry.request_refused.request_id = event.request_id
         entry.request_refused.error.CopyFrom(error_message(event.error))
+    elif isinstance(event, Choice):
+        entry.choice.notebook_id = event.notebook_id
+        entry.choice.session_id = event.session_id
     else:
         entry.session_closed.reason = event.reason

@@ -35,6 +35,9 @@ STATUS_OF_REASON: dict[pool_pb2.Reason, grpc.StatusCode] = {
     pool_pb2.INTERNAL: grpc.StatusCode.INTERNAL,
     pool_pb2.ADDRESS_REFUSED: grpc.StatusCode.INVALID_ARGUMENT,
     pool_pb2.INTERPRETER_REFUSED: grpc.StatusCode.PERMISSION_DENIED,
+    pool_pb2.ENVIRONMENT_IMPOSSIBLE: grpc.StatusCode.FAILED_PRECONDITION,
+    pool_pb2.BUILD_FAILED: grpc.StatusCode.FAILED_PRECONDITION,
+    pool_pb2.DISK_FULL: grpc.StatusCode.RESOURCE_EXHAUSTED,
 }
 
 # All metadata of a response together must stay below gRPC's soft limit of 8 KiB, above which it may be refused; the
