@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from jupyter_server.extension.application import ExtensionApp
 
-from nbgpu.server.handlers import EventsHandler, RetryHandler, StateHandler
 from nbgpu.server.hub import Hub
-from nbgpu.server.upstream import watch_agent
+from nbgpu.server.routes import patterns
 
 
 class NbgpuExtension(ExtensionApp):
@@ -17,15 +16,9 @@ class NbgpuExtension(ExtensionApp):
 
     def initialize_handlers(self) -> None:
         """Adds what is answered under `/nbgpu/api`."""
-        self.hub = Hub(watch_agent, log=self.log)
-        self.handlers.extend(
-            [
-                (r"/nbgpu/api/events", EventsHandler, {"hub": self.hub}),
-                (r"/nbgpu/api/state", StateHandler, {"hub": self.hub}),
-                (r"/nbgpu/api/retry", RetryHandler, {"hub": self.hub}),
-            ]
-        )
+        self.hub = Hub(log=self.log)
+        self.handlers.extend([(pattern, handler, {"hub": self.hub}) for pattern, handler in patterns()])
 
     async def stop_extension(self) -> None:
-        """Ends the watch of the pool. The agent goes on: it outlives the Jupyter server."""
+        """Ends the connections to the pools. The agents go on: they outlive the Jupyter server."""
         await self.hub.close()
