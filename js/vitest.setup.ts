@@ -1,5 +1,9 @@
-// What jsdom lacks and Lumino reads when it is imported.
-const lacking = globalThis as { DragEvent?: unknown; matchMedia?: unknown };
+// What jsdom lacks, and Lumino reads when it is imported or JupyterLab when it renders.
+const lacking = globalThis as {
+  DragEvent?: unknown;
+  matchMedia?: unknown;
+  requestIdleCallback?: unknown;
+};
 
 lacking.DragEvent ??= class DragEvent extends MouseEvent {};
 lacking.matchMedia ??= (media: string) => ({
@@ -8,3 +12,4 @@ lacking.matchMedia ??= (media: string) => ({
   addEventListener: () => undefined,
   removeEventListener: () => undefined
 });
+lacking.requestIdleCallback ??= (callback: () => void) => setTimeout(callback, 0);

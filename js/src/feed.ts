@@ -1,14 +1,16 @@
-/** The page's one connection to the Jupyter server: the newest state, or what is wrong. */
+/** The page's one connection to the Jupyter server: the newest state, the samples as they come, or what is wrong. */
 
 import { URLExt } from '@jupyterlab/coreutils';
 import { ServerConnection } from '@jupyterlab/services';
-import type { IDisposable } from '@lumino/disposable';
+import { DisposableDelegate, type IDisposable } from '@lumino/disposable';
 import { Signal, type ISignal } from '@lumino/signaling';
 
-import type { IPageState, IProblem } from './state';
+import type { IPageState, IProblem, ISample, Message } from './state';
 
 /** The server repeats the state every 15 s (`KEEP_ALIVE_S` in hub.py): three missed, and the connection is dead. */
 export const SILENCE_MS = 45_000;
+/** What is recorded already and comes first, so that the sparklines are not empty. */
+export const HISTORY_S = 60;
 const FIRST_RETRY_MS = 500;
 const LAST_RETRY_MS = 15_000;
 
@@ -22,10 +24,16 @@ export interface IFeedStatus {
   clockOffset_s: number;
 }
 
+/** Samples of one pool, as they came. */
+export interface ISampleBatch {
+  pool: string;
+  samples: readonly ISample[];
+}
+
 /**
- * Receives the state while it is running, and connects again by itself, ever more slowly, after a cut.
+ * Receives while somebody holds it, and connects again by itself, ever more slowly, after a cut.
  *
- * Starts stopped: a page that shows nothing costs the server nothing.
+ * A page that shows nothing costs the server nothing.
  */
 export class Feed implements IDisposable {
   constructor(private readonly settings: ServerConnection.ISettings) {}
@@ -38,42 +46,51 @@ export class Feed implements IDisposable {
     return this._changed;
   }
 
+  get sampled(): ISignal<this, ISampleBatch> {
+    return this._sampled;
+  }
+
   get isDisposed(): boolean {
     return this._isDisposed;
   }
 
-  /** Connects. Idempotent. */
-  start(): void {
-    if (this._running || this._isDisposed) {
-      return;
-    }
-    this._running = true;
-    this._retry_ms = FIRST_RETRY_MS;
-    this._connect();
+  /** Whether somebody holds it, so that the state is followed. */
+  get isRunning(): boolean {
+    return this._isRunning;
   }
 
-  /** Disconnects, and keeps the newest state. Idempotent. */
-  stop(): void {
-    this._running = false;
-    clearTimeout(this._timer);
-    this._drop();
+  /** Whether samples are held back. */
+  get isPaused(): boolean {
+    return this._isPaused;
   }
 
-  /** Connects at once instead of at the end of the wait, and has the server do the same with the pool. */
-  async retry(): Promise<void> {
-    if (this._status.problem !== null) {
-      if (this._running) {
-        clearTimeout(this._timer);
-        this._drop();
-        this._connect();
+  /** Keeps the connection up until the result is disposed of. */
+  hold(): IDisposable {
+    this._holders++;
+    this._start();
+    return new DisposableDelegate(() => {
+      this._holders--;
+      if (this._holders === 0) {
+        this._stop();
       }
-      return;
+    });
+  }
+
+  /** Has the server send no samples, or send them again. The states go on. */
+  setPaused(isPaused: boolean): void {
+    if (isPaused !== this._isPaused) {
+      this._isPaused = isPaused;
+      this._sayWhetherPaused();
+      this._changed.emit(this._status);
     }
-    const url = URLExt.join(this.settings.baseUrl, 'nbgpu/api/retry');
-    try {
-      await ServerConnection.makeRequest(url, { method: 'POST' }, this.settings);
-    } catch {
-      // the server is gone, and the cut of the WebSocket says so
+  }
+
+  /** Connects at once instead of at the end of the wait. Does nothing while there is a connection. */
+  reconnect(): void {
+    if (this._isRunning && this._status.problem !== null) {
+      clearTimeout(this._timer);
+      this._drop();
+      this._connect();
     }
   }
 
@@ -81,29 +98,63 @@ export class Feed implements IDisposable {
     if (this._isDisposed) {
       return;
     }
-    this.stop();
+    this._stop();
     this._isDisposed = true;
     Signal.clearData(this);
   }
 
+  private _start(): void {
+    if (this._isRunning || this._isDisposed) {
+      return;
+    }
+    this._isRunning = true;
+    this._retry_ms = FIRST_RETRY_MS;
+    this._connect();
+  }
+
+  /** Disconnects, and keeps the newest state. */
+  private _stop(): void {
+    this._isRunning = false;
+    clearTimeout(this._timer);
+    this._drop();
+  }
+
   private _connect(): void {
     const { wsUrl, appendToken, token, WebSocket } = this.settings;
-    const query = appendToken && token !== '' ? `?token=${encodeURIComponent(token)}` : '';
-    const socket = new WebSocket(URLExt.join(wsUrl, 'nbgpu/api/events') + query);
+    const query = appendToken && token !== '' ? `&token=${encodeURIComponent(token)}` : '';
+    const url = URLExt.join(wsUrl, 'nbgpu/api/events');
+    const socket = new WebSocket(`${url}?samples_s=${HISTORY_S}${query}`);
     this._socket = socket;
     this._expectWord();
+    socket.onopen = () => {
+      if (this._isPaused) {
+        this._sayWhetherPaused();
+      }
+    };
     socket.onmessage = (event: MessageEvent<string>) => {
-      this._receive(JSON.parse(event.data) as IPageState);
+      this._receive(JSON.parse(event.data) as Message);
     };
     socket.onclose = () => {
       this._lose();
     };
   }
 
-  private _receive(state: IPageState): void {
+  private _sayWhetherPaused(): void {
+    if (this._socket?.readyState === 1) {
+      this._socket.send(JSON.stringify({ kind: this._isPaused ? 'pause' : 'resume' }));
+    }
+  }
+
+  private _receive(message: Message): void {
     this._retry_ms = FIRST_RETRY_MS;
     this._attempt++;
     this._expectWord();
+    if (message.kind === 'samples') {
+      this._sampled.emit({ pool: message.pool, samples: message.samples });
+      return;
+    }
+    const { pools, problem, sent_unix_s } = message;
+    const state = { pools, problem, sent_unix_s };
     this._publish({ state, problem: null, clockOffset_s: state.sent_unix_s - Date.now() / 1000 });
   }
 
@@ -121,7 +172,7 @@ export class Feed implements IDisposable {
     this._socket = null;
     const attempt = ++this._attempt;
     void explainLoss(this.settings).then(problem => {
-      if (this._running && attempt === this._attempt) {
+      if (this._isRunning && attempt === this._attempt) {
         this._publish({ ...this._status, problem });
       }
     });
@@ -136,6 +187,7 @@ export class Feed implements IDisposable {
     const socket = this._socket;
     this._socket = null;
     if (socket !== null) {
+      socket.onopen = null;
       socket.onmessage = null;
       socket.onclose = null;
       socket.close();
@@ -149,12 +201,15 @@ export class Feed implements IDisposable {
 
   private _status: IFeedStatus = { state: null, problem: null, clockOffset_s: 0 };
   private _changed = new Signal<this, IFeedStatus>(this);
+  private _sampled = new Signal<this, ISampleBatch>(this);
   private _socket: WebSocket | null = null;
   private _timer: ReturnType<typeof setTimeout> | undefined;
   private _retry_ms = FIRST_RETRY_MS;
   /** Raised by every word and every cut, so that an explanation that comes late is recognised. */
   private _attempt = 0;
-  private _running = false;
+  private _holders = 0;
+  private _isRunning = false;
+  private _isPaused = false;
   private _isDisposed = false;
 }
 

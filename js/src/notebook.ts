@@ -7,6 +7,14 @@ import { Signal, type ISignal } from '@lumino/signaling';
 
 import type { INotebook } from './state';
 
+/** What the state calls the notebook of a panel. */
+export function notebookOf(panel: NotebookPanel): INotebook {
+  return {
+    name: PathExt.basename(panel.context.path),
+    kernelId: panel.sessionContext.session?.kernel?.id ?? null
+  };
+}
+
 /** The notebook last in front stays the one, while a terminal or a text is in front of it. */
 export class NotebookInFront implements IDisposable {
   private _panel: NotebookPanel | null = null;
@@ -19,15 +27,15 @@ export class NotebookInFront implements IDisposable {
   }
 
   /** Null: there is none. */
-  get current(): INotebook | null {
+  get panel(): NotebookPanel | null {
     const panel = this._panel;
-    if (panel === null || panel.isDisposed) {
-      return null;
-    }
-    return {
-      name: PathExt.basename(panel.context.path),
-      kernelId: panel.sessionContext.session?.kernel?.id ?? null
-    };
+    return panel === null || panel.isDisposed ? null : panel;
+  }
+
+  /** Null: there is none. */
+  get current(): INotebook | null {
+    const panel = this.panel;
+    return panel === null ? null : notebookOf(panel);
   }
 
   get changed(): ISignal<this, null> {

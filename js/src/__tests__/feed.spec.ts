@@ -2,7 +2,7 @@ import { ServerConnection } from '@jupyterlab/services';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 
 import { Feed, SILENCE_MS } from '../feed';
-import { pageState } from './values';
+import { pageState, sample } from './values';
 
 /** The server's end of the WebSockets that the feed opens. */
 class FakeSocket {
@@ -16,6 +16,9 @@ class FakeSocket {
     return last;
   }
 
+  readonly readyState = 1;
+  readonly heard: unknown[] = [];
+  onopen: (() => void) | null = null;
   onmessage: ((event: { data: string }) => void) | null = null;
   onclose: (() => void) | null = null;
   closed = false;
@@ -29,7 +32,11 @@ class FakeSocket {
   }
 
   say(state = pageState()): void {
-    this.onmessage?.({ data: JSON.stringify(state) });
+    this.onmessage?.({ data: JSON.stringify({ kind: 'state', ...state }) });
+  }
+
+  send(text: string): void {
+    this.heard.push(JSON.parse(text));
   }
 
   cut(): void {
@@ -76,15 +83,17 @@ describe('Feed', () => {
   it('opens nothing before it is started, and one connection then', () => {
     const feed = makeFeed();
     expect(FakeSocket.opened).toHaveLength(0);
-    feed.start();
-    feed.start();
+    feed.hold();
+    feed.hold();
     expect(FakeSocket.opened).toHaveLength(1);
-    expect(FakeSocket.last.url).toBe('ws://jupyter/base/nbgpu/api/events?token=secret');
+    expect(FakeSocket.last.url).toBe(
+      'ws://jupyter/base/nbgpu/api/events?samples_s=60&token=secret'
+    );
   });
 
   it('sends no token where there is none', () => {
-    makeFeed('').start();
-    expect(FakeSocket.last.url).toBe('ws://jupyter/base/nbgpu/api/events');
+    makeFeed('').hold();
+    expect(FakeSocket.last.url).toBe('ws://jupyter/base/nbgpu/api/events?samples_s=60');
   });
 
   it('passes the state on, with the offset to the clock of the server', () => {
@@ -94,7 +103,7 @@ describe('Feed', () => {
     feed.changed.connect(() => {
       seen(feed.status);
     });
-    feed.start();
+    feed.hold();
     const state = pageState({ sent_unix_s: 5_030 });
     FakeSocket.last.say(state);
     expect(seen).toHaveBeenCalledExactlyOnceWith({ state, problem: null, clockOffset_s: 30 });
@@ -102,7 +111,7 @@ describe('Feed', () => {
 
   it('connects again after a cut, ever more slowly, and fast again after a word', () => {
     const feed = makeFeed();
-    feed.start();
+    feed.hold();
     for (const wait_ms of [500, 1000, 2000, 4000, 8000, 15_000, 15_000]) {
       const before = FakeSocket.opened.length;
       FakeSocket.last.cut();
@@ -120,7 +129,7 @@ describe('Feed', () => {
 
   it('keeps the state through a cut, says what is wrong, and takes it back', async () => {
     const feed = makeFeed();
-    feed.start();
+    feed.hold();
     FakeSocket.last.say();
     answer = () => Promise.reject(new TypeError('Failed to fetch'));
     FakeSocket.last.cut();
@@ -140,7 +149,7 @@ describe('Feed', () => {
   ])('explains a cut by the answer %i', async (status, message) => {
     answer = () => Promise.resolve(new Response('{}', { status }));
     const feed = makeFeed();
-    feed.start();
+    feed.hold();
     FakeSocket.last.cut();
     await settle();
     expect(feed.status.problem?.message).toBe(message);
@@ -151,7 +160,7 @@ describe('Feed', () => {
     let explain: (response: Response) => void = () => undefined;
     answer = () => new Promise(resolve => (explain = resolve));
     const feed = makeFeed();
-    feed.start();
+    feed.hold();
     FakeSocket.last.cut();
     vi.advanceTimersByTime(500);
     FakeSocket.last.say();
@@ -162,7 +171,7 @@ describe('Feed', () => {
 
   it('takes a silent connection for dead', () => {
     const feed = makeFeed();
-    feed.start();
+    feed.hold();
     const silent = FakeSocket.last;
     silent.say();
     vi.advanceTimersByTime(SILENCE_MS - 1);
@@ -175,7 +184,7 @@ describe('Feed', () => {
 
   it('stays connected to a server that repeats itself', () => {
     const feed = makeFeed();
-    feed.start();
+    feed.hold();
     for (let repeat = 0; repeat < 10; repeat++) {
       vi.advanceTimersByTime(SILENCE_MS / 3);
       FakeSocket.last.say();
@@ -183,38 +192,63 @@ describe('Feed', () => {
     expect(FakeSocket.opened).toHaveLength(1);
   });
 
-  it('does nothing any more once it is stopped, and goes on when started', () => {
+  it('does nothing any more once nobody holds it, and goes on when somebody does', () => {
     const feed = makeFeed();
-    feed.start();
+    const holds = [feed.hold(), feed.hold()];
     const first = FakeSocket.last;
-    feed.stop();
+    holds[0]?.dispose();
+    holds[0]?.dispose();
+    expect(first.closed).toBe(false);
+    expect(feed.isRunning).toBe(true);
+    holds[1]?.dispose();
+    expect(feed.isRunning).toBe(false);
     expect(first.closed).toBe(true);
     first.cut();
     vi.advanceTimersByTime(10 * SILENCE_MS);
     expect(FakeSocket.opened).toHaveLength(1);
-    feed.start();
+    feed.hold();
     expect(FakeSocket.opened).toHaveLength(2);
   });
 
-  it('has the server try again where the server lost the pool', async () => {
+  it('passes samples on as they are, and lets them keep the connection alive', () => {
     const feed = makeFeed();
-    feed.start();
-    FakeSocket.last.say(pageState({ link: 'unreachable', pool: null }));
-    await feed.retry();
-    expect(requests.map(({ method }) => method)).toEqual(['POST']);
-    expect(requests[0]?.url).toContain('http://jupyter/base/nbgpu/api/retry');
+    const seen = vi.fn();
+    feed.sampled.connect((_, batch) => {
+      seen(batch);
+    });
+    feed.hold();
+    const batch = { pool: 'lab', samples: [sample()] };
+    for (let repeat = 0; repeat < 4; repeat++) {
+      vi.advanceTimersByTime(SILENCE_MS / 2);
+      FakeSocket.last.onmessage?.({ data: JSON.stringify({ kind: 'samples', ...batch }) });
+    }
+    expect(seen).toHaveBeenCalledTimes(4);
+    expect(seen).toHaveBeenLastCalledWith(batch);
+    expect(FakeSocket.opened).toHaveLength(1);
+    expect(feed.status.state).toBeNull();
+  });
 
-    answer = () => Promise.reject(new TypeError('Failed to fetch'));
-    await expect(feed.retry()).resolves.toBeUndefined();
+  it('says when it wants no samples, and says so again on a new connection', () => {
+    const feed = makeFeed();
+    feed.hold();
+    feed.setPaused(true);
+    feed.setPaused(true);
+    expect(FakeSocket.last.heard).toEqual([{ kind: 'pause' }]);
+    FakeSocket.last.cut();
+    vi.advanceTimersByTime(500);
+    FakeSocket.last.onopen?.();
+    expect(FakeSocket.last.heard).toEqual([{ kind: 'pause' }]);
+    feed.setPaused(false);
+    expect(FakeSocket.last.heard).toEqual([{ kind: 'pause' }, { kind: 'resume' }]);
   });
 
   it('connects at once on demand where the page lost the server', async () => {
     const feed = makeFeed();
-    feed.start();
+    feed.hold();
     FakeSocket.last.cut();
     await settle();
     expect(FakeSocket.opened).toHaveLength(1);
-    await feed.retry();
+    feed.reconnect();
     expect(FakeSocket.opened).toHaveLength(2);
     vi.advanceTimersByTime(500);
     expect(FakeSocket.opened).toHaveLength(2);
