@@ -20,12 +20,18 @@ except importlib.metadata.PackageNotFoundError:  # imported from a checkout that
     __version__ = "0+unknown"
 
 if TYPE_CHECKING:
+    from nbgpu import runtime
     from nbgpu.errors import Error, RemoteError
+    from nbgpu.live_metrics.widget import metrics
     from nbgpu.output import RemoteResult
+    from nbgpu.ranks.call import Call, find_call
+    from nbgpu.ranks.function import distributed
+    from nbgpu.ranks.ray import ray_launch
     from nbgpu.session import AsyncSession, Session, attach, attach_async
 
 __all__ = [
     "AsyncSession",
+    "Call",
     "Error",
     "RemoteError",
     "RemoteResult",
@@ -33,19 +39,30 @@ __all__ = [
     "__version__",
     "attach",
     "attach_async",
+    "distributed",
+    "find_call",
     "load_ipython_extension",
+    "metrics",
+    "ray_launch",
+    "runtime",
     "unload_ipython_extension",
 ]
 
 # Imported when first used: the Jupyter server and the command line need neither IPython nor a kernel.
 _HOMES = {
     "AsyncSession": "nbgpu.session",
+    "Call": "nbgpu.ranks.call",
     "Error": "nbgpu.errors",
     "RemoteError": "nbgpu.errors",
     "RemoteResult": "nbgpu.output",
     "Session": "nbgpu.session",
     "attach": "nbgpu.session",
     "attach_async": "nbgpu.session",
+    "distributed": "nbgpu.ranks.function",
+    "find_call": "nbgpu.ranks.call",
+    "metrics": "nbgpu.live_metrics.widget",
+    "ray_launch": "nbgpu.ranks.ray",
+    "runtime": "nbgpu.runtime",
 }
 
 
@@ -53,7 +70,8 @@ def __getattr__(name: str) -> Any:
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'nbgpu' has no attribute {name!r}")
-    return getattr(importlib.import_module(home), name)
+    module = importlib.import_module(home)
+    return module if home == f"nbgpu.{name}" else getattr(module, name)
 
 
 def __dir__() -> list[str]:

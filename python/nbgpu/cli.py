@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import getpass
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import nbgpu
 from nbgpu import errors, words
-from nbgpu.client.discovery import connect
+from nbgpu.client.discovery import TOKEN_VARIABLE, connect, default_pool_name
 from nbgpu.client.embedded import ensure_agent, find_agent
 from nbgpu.client.pool import Pool
+from nbgpu.client.pools import ConfiguredPool, add_pool, find_pool, pools_file, read_pools, remove_pool
 from nbgpu_protocol.discovery import LOG_FILE, agent_folder
 from nbgpu_protocol.v1 import pool_pb2
 
@@ -60,6 +63,15 @@ def _parser() -> argparse.ArgumentParser:
         ("logs", _logs, "what a session's process wrote outside of cells"),
     ):
         add(name, command, text).add_argument("session", help="the session's id, or the beginning of it")
+    pool = commands.add_parser("pool", help="the pools beside the default one").add_subparsers(
+        required=True, metavar="COMMAND"
+    )
+    added = add("add", _pool_add, "add a pool, or change one", pool)
+    added.add_argument("name", help="what to call it")
+    added.add_argument("address", help="such as 127.0.0.1:7443, or unix:/run/nbgpu.sock")
+    add("list", _pool_list, "the pools that there are, and whether they answer", pool)
+    add("test", _pool_test, "whether a pool answers", pool).add_argument("name", help="of the pool")
+    add("remove", _pool_remove, "remove a pool; its sessions go on", pool).add_argument("name", help="of the pool")
     agent = commands.add_parser("agent", help="this machine's agent").add_subparsers(required=True, metavar="COMMAND")
     agent.add_parser("serve", help="run an agent here, until it is stopped", add_help=False)
     add("start", _agent_start, "start this machine's agent in the background, if it does not run", agent)
@@ -119,6 +131,57 @@ async def _logs(options: argparse.Namespace) -> int:
         info = await _find(pool, options.session)
         sys.stdout.write(await pool.read_log(info.id))
     return 0
+
+
+async def _pool_add(options: argparse.Namespace) -> int:
+    token = os.environ.get(TOKEN_VARIABLE) or _ask_token()
+    pool = ConfiguredPool(options.name, options.address, token)
+    add_pool(pool)
+    print(f"added {pool.name}; its token is in {pools_file()}, which is yours alone to read")
+    try:
+        print(await _answer(pool))
+    except errors.Error as error:
+        print(f"nbgpu: it does not answer now: {error}", file=sys.stderr)
+    return 0
+
+
+async def _pool_list(_: argparse.Namespace) -> int:
+    rows = [(default_pool_name(), "", "the default one")]
+    pools = read_pools()
+    answers = await asyncio.gather(*(_answer(pool) for pool in pools), return_exceptions=True)
+    for pool, answer in zip(pools, answers, strict=True):
+        if isinstance(answer, BaseException) and not isinstance(answer, errors.Error):
+            raise answer
+        said = answer.message() if isinstance(answer, errors.Error) else answer
+        rows.append((pool.name, pool.address, said))
+    print(words.table(("POOL", "ADDRESS", ""), rows))
+    return 0
+
+
+async def _pool_test(options: argparse.Namespace) -> int:
+    print(await _answer(find_pool(options.name)))
+    return 0
+
+
+async def _pool_remove(options: argparse.Namespace) -> int:
+    remove_pool(options.name)
+    print(f"removed {options.name}; its sessions go on")
+    return 0
+
+
+def _ask_token() -> str:
+    """Asks for a token on the terminal, or reads it from standard input; others could see an argument."""
+    return getpass.getpass("token: ") if sys.stdin.isatty() else sys.stdin.readline().strip()
+
+
+async def _answer(pool: ConfiguredPool) -> str:
+    async with Pool(pool.address, pool.token) as connection:
+        answer = await connection.handshake()
+        began_s = time.perf_counter()
+        offers = await connection.list_offers()
+        latency_ms = (time.perf_counter() - began_s) * 1000
+    offered = ", ".join(f"{each.type} {words.offer_in_words(each)}" for each in offers)
+    return f"{answer.node.hostname} answers in {latency_ms:.1f} ms: {offered}"
 
 
 async def _agent_start(_: argparse.Namespace) -> int:

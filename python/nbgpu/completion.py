@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import types
 from typing import Any
 
@@ -14,8 +15,11 @@ from nbgpu.magics import GpuMagics
 from nbgpu.notebook import this_notebook
 from nbgpu.session_client import SessionClient
 from nbgpu.spec import complete_spec
+from nbgpu.values.handle import Handle
 from nbgpu_protocol.v1 import pool_pb2
 
+_ATTRIBUTE = re.compile(r"(?<![\w.)\]])([^\W\d]\w*)\.(\w*)$")
+"""The name of a variable, and the beginning of one of its attributes."""
 _TAKES_SPEC = ("attach", "on")
 _TAKES_ID = ("close", "interrupt", "restart", "logs", "detach")
 
@@ -70,7 +74,7 @@ class Completion:
         before = context.text_until_cursor.lstrip()
         if before.startswith("%gpu ") or (before.startswith("%%gpu ") and context.cursor_line == 0):
             return {"completions": [SimpleCompletion(text, type="magic") for text in self._on_magic_line(before)]}
-        return {"completions": self._names(context)}
+        return {"completions": self._names(context) or self._attributes_of_handle(context)}
 
     def _on_magic_line(self, before: str) -> list[str]:
         """Returns what may stand where the cursor is, as replacements of the word that it ends."""
@@ -109,6 +113,19 @@ class Completion:
             for each in reply.get("metadata", {}).get("_jupyter_types_experimental", [])
         }
         return [SimpleCompletion(lead + text[cut:], type=kinds.get(text)) for text in reply["matches"]]
+
+    def _attributes_of_handle(self, context: CompletionContext) -> list[SimpleCompletion]:
+        """Completes `name.` in a plain cell where the name is a handle, by the attributes of its object."""
+        match = _ATTRIBUTE.search(context.text_until_cursor)
+        if match is None or not context.token.endswith(match[0]):
+            return []
+        value = self._magics.shell.user_ns.get(match[1])
+        if not isinstance(value, Handle):
+            return []
+        begun = match[2]
+        names = [name for name in value.remote_attributes() if name.startswith(begun)]
+        lead = context.token[: len(context.token) - len(begun)]
+        return [SimpleCompletion(lead + name) for name in names if begun.startswith("_") or not name.startswith("_")]
 
     def _in_cell(self, code: str, offset: int) -> tuple[SessionClient, str, int] | None:
         """Returns the session, its code and the position there, if the offset is inside of what runs in a session."""

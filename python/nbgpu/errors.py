@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import grpc
 
 from nbgpu_protocol import ERROR_METADATA_KEY
@@ -165,6 +168,30 @@ class NotOfferedError(AgentReportedError, InfrastructureError):
     """Raised when the agent does not serve something that the protocol has, or refuses it as configured."""
 
 
+class NoSuchBlobError(AgentReportedError, InfrastructureError):
+    """Raised when the node does not have, or no longer has, content that it was sent."""
+
+    hint = "run the cell again"
+
+
+class DigestMismatchError(AgentReportedError, InfrastructureError):
+    """Raised when content does not have the digest that it was announced with."""
+
+
+class DiskFullError(AgentReportedError, InfrastructureError):
+    """Raised when the disk of the node is full."""
+
+    hint = "remove what is not needed there, from a `%%gpu` cell; closing a session removes its folder"
+
+
+class EnvironmentImpossibleError(AgentReportedError, UserError):
+    """Raised when the node cannot have some of what the notebook's environment consists of."""
+
+
+class BuildFailedError(AgentReportedError, InfrastructureError):
+    """Raised when the notebook's environment could not be built on the node."""
+
+
 class AgentFaultError(AgentReportedError, PlatformError):
     """Raised when the agent failed for a reason of its own."""
 
@@ -186,6 +213,11 @@ _BY_REASON: dict[int, type[Error]] = {
     pool_pb2.SHUTTING_DOWN: AgentUnreachableError,
     pool_pb2.ADDRESS_REFUSED: NotOfferedError,
     pool_pb2.INTERPRETER_REFUSED: NotOfferedError,
+    pool_pb2.NO_SUCH_BLOB: NoSuchBlobError,
+    pool_pb2.DIGEST_MISMATCH: DigestMismatchError,
+    pool_pb2.ENVIRONMENT_IMPOSSIBLE: EnvironmentImpossibleError,
+    pool_pb2.BUILD_FAILED: BuildFailedError,
+    pool_pb2.DISK_FULL: DiskFullError,
 }
 
 # Without an agent's reason a status is gRPC's own. INTERNAL is what a write ends with that a cut interrupts.
@@ -210,3 +242,12 @@ def from_rpc_error(error: grpc.RpcError) -> Error:
         if key == ERROR_METADATA_KEY:
             return from_message(pool_pb2.Error.FromString(value))
     return _BY_STATUS.get(error.code(), AgentFaultError)(f"the agent does not answer: {error.details()}")
+
+
+@contextlib.contextmanager
+def translated() -> Iterator[None]:
+    """Raises ours in the place of a failed RPC's."""
+    try:
+        yield
+    except grpc.RpcError as error:
+        raise from_rpc_error(error) from error

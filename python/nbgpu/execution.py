@@ -17,6 +17,8 @@ from nbgpu.output import OUTPUT_TYPES, PAYLOADS, Publisher, RemoteResult
 from nbgpu.remote_exceptions import rebuild_exception
 from nbgpu_protocol.v1 import session_pb2
 
+VALUES_MESSAGE = "nbgpu_values"
+"""What the session's kernel sends of what a cell bound; it is for this process, and no front end's."""
 # Waiting on a queue without a timeout cannot be interrupted on Windows.
 _WAIT_S = 0.1 if sys.platform == "win32" else None
 
@@ -52,6 +54,8 @@ class Request:
         self.publisher = publisher
         self.reply: dict[str, Any] | None = None
         self.result: RemoteResult | None = None
+        self.values: Message | None = None
+        """The values that came back."""
         self._reply_to_input = reply_to_input
         self._held_error: Message | None = None
         self._is_idle = False
@@ -139,6 +143,8 @@ class Request:
             self.result = RemoteResult(content["data"], content.get("metadata"))
             if self.publisher.immediate:
                 self.publisher.publish(message)
+        elif kind == VALUES_MESSAGE:
+            self.values = message
         elif kind in OUTPUT_TYPES:
             self.release_error()
             self.publish(message)

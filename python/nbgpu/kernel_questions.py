@@ -37,6 +37,11 @@ def ask(client: SessionClient, kind: str, content: dict[str, Any], budget_s: flo
     return reply if reply is not None and reply.get("status") == "ok" else None
 
 
+def look_at_object(client: SessionClient, object_id: str) -> dict[str, Any] | None:
+    """Returns `attributes` and `doc` of an object that stayed in the session, or None if it does not say at once."""
+    return ask(client, "nbgpu_object_request", {"id": object_id}, COMPLETION_BUDGET_S)
+
+
 def forward_comm(client: SessionClient, message: dict[str, Any]) -> None:
     """Passes a front end's comm message on, and waits until it is handled, as a local comm's handler would take."""
     content = message["content"]

@@ -12,14 +12,21 @@ from IPython.core.magic import Magics, line_cell_magic, magics_class
 
 from nbgpu import errors, words
 from nbgpu.client.background import background
+from nbgpu.environment_commands import PLAN_OPTION, EnvironmentCommands
+from nbgpu.live_metrics.table import show_metrics
 from nbgpu.notebook import notebook_id, this_notebook
 from nbgpu.progress import OpeningProgress
-from nbgpu.session import Session, open_session
+from nbgpu.ranks.call import RANK_OPTION, read_rank_log
+from nbgpu.session import Session, execute_cell, open_session
 from nbgpu.session_client import SessionClient
 from nbgpu.spec import Spec, parse_spec
+from nbgpu.values.names import analyse
+from nbgpu.values.synchroniser import Wish
+from nbgpu.workspace_commands import WorkspaceCommands
 from nbgpu_protocol.v1 import pool_pb2
 
 STICKY_OPTION = "--sticky"
+NO_SYNC_OPTION = "--no-sync"
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,51 @@ def parse_line(line: str, allowed: frozenset[str]) -> CommandLine:
     return CommandLine(tuple(token for token in tokens if token not in options), options)
 
 
+def take_names(line: str) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
+    """Takes `-i NAME` and `-o NAME` out of a line, any number of each, and `-i A,B` too; returns the rest and both.
+
+    Raises:
+        CommandError: A name is missing, or is none.
+    """
+    names: dict[str, list[str]] = {"-i": [], "-o": []}
+    rest: list[str] = []
+    tokens = iter(line.split())
+    for token in tokens:
+        option, value = token[:2], token[2:].removeprefix("=")
+        if option not in names:
+            rest.append(token)
+            continue
+        given = [name for name in (value or next(tokens, "")).split(",") if name]
+        if not given or not all(name.isidentifier() for name in given):
+            raise errors.CommandError(f"{option} needs the name of a variable", f"such as `%%gpu {option} model`")
+        names[option] += given
+    return " ".join(rest), tuple(names["-i"]), tuple(names["-o"])
+
+
+def take_value(line: str, option: str) -> tuple[str, str | None]:
+    """Takes `OPTION VALUE`, or `OPTION=VALUE`, out of a line; returns the rest, and the value if it is there.
+
+    Raises:
+        CommandError: The value is missing, or a quote is not closed.
+    """
+    try:
+        tokens = shlex.split(line)
+    except ValueError as error:
+        raise errors.CommandError(f"cannot read {line!r}: {str(error).lower()}") from error
+    value: str | None = None
+    rest: list[str] = []
+    following = iter(tokens)
+    for token in following:
+        name, equals, given = token.partition("=")
+        if name != option:
+            rest.append(token)
+            continue
+        value = given if equals else next(following, "")
+        if not value or value.startswith("-"):
+            raise errors.CommandError(f"{option} needs a value", f"such as `{option} NAME`")
+    return shlex.join(rest), value
+
+
 @magics_class
 class GpuMagics(Magics):
     """The magics, and whether the notebook is switched to running every cell in its session."""
@@ -61,6 +113,7 @@ class GpuMagics(Magics):
     def __init__(self, shell: Any) -> None:
         super().__init__(shell)
         self.is_sticky = False
+        self.environment = EnvironmentCommands(shell)
         self.commands: dict[str, Callable[[str], None]] = {
             "attach": self._attach,
             "detach": self._detach,
@@ -68,9 +121,14 @@ class GpuMagics(Magics):
             "status": self._status,
             "offers": self._offers,
             "sessions": self._sessions,
+            "metrics": self._metrics,
             "interrupt": self._interrupt,
             "restart": self._restart,
             "logs": self._logs,
+            "push": self._push,
+            "pull": self._pull,
+            **self.environment.commands,
+            **WorkspaceCommands(lambda: self._named("")).commands,
             "on": self._on,
             "off": self._off,
         }
@@ -81,21 +139,41 @@ class GpuMagics(Magics):
 
         ::
 
-            %%gpu [SPEC] [--no-wait]     run this cell in a session on the accelerators of SPEC; without
+            %%gpu [SPEC] [--no-wait] [-i NAME] [-o NAME] [--no-sync] [--python any]
+                                         run this cell in a session on the accelerators of SPEC; without
                                          SPEC in the session that this notebook is attached to
+                                         (-i: send NAME, however large; -o: bring NAME back, however
+                                         large; --no-sync: send and bring back nothing; --python any:
+                                         from now on with the nearest version of Python that the node
+                                         has, if it lacks this one; plain data crosses then)
 
-            %gpu attach [SPEC] [--new] [--no-wait]
+            %gpu attach [SPEC] [--new] [--no-wait] [--pool NAME]
                                          attach this notebook to a session, and open one if it has none
-                                         (--new: in any case; --no-wait: fail rather than queue)
+                                         (--new: in any case; --no-wait: fail rather than queue;
+                                         --pool: in that pool, see `nbgpu pool list`)
             %gpu attach --session ID     attach to a session that is open
             %gpu detach                  leave the session running, without this notebook
             %gpu close [ID]              end the session and free its accelerators
             %gpu status                  what this notebook is attached to, and what that does
             %gpu offers                  the accelerators that there are
             %gpu sessions                all sessions, of all notebooks
+            %gpu metrics                 what the accelerators do, once a second until interrupted
+                                         (in a notebook: now; `nbgpu.metrics()` draws it)
             %gpu interrupt [ID]          interrupt what runs in the session
             %gpu restart [ID]            a fresh kernel on the same accelerators
             %gpu logs [ID]               what the session's process wrote outside of cells
+            %gpu logs --rank N           what a rank of the latest `distributed` call wrote, all of it
+            %gpu push NAME…              send variables to the session
+            %gpu pull NAME…              bring variables of the session here
+            %gpu sync [PATH…] [--to|--from] [--dry-run]
+                                         bring files, folders and globs beside this notebook and those of
+                                         the session in step; without PATH those of the last sync
+                                         (--to, --from: change only its files, or only these)
+            %gpu plan [--all]            what a node would install, exchange and leave out to have this
+                                         notebook's environment (%%gpu --plan: for this cell, not run)
+            %gpu env [-e NAME]           give sessions the environment variable of that name; without one,
+                                         list the names that they get
+            %gpu secret NAME             the same for one that is written nowhere; asked for if it is not set
             %gpu on [SPEC] | off         run every cell there, or here again
 
         SPEC is a type and a count: ``H100``, ``H100x8`` (or ``H100:8``, ``8xH100``, ``GPU_8xH100``),
@@ -103,7 +181,10 @@ class GpuMagics(Magics):
         order of preference as ``H100x8|A100-80GBx8``. ID is the beginning of a session's id.
 
         The session keeps its variables from cell to cell, and outlives a restart of this notebook's
-        kernel. Interrupt reaches the cell over there; pressed again it ends the session's kernel.
+        kernel. What a cell reads of this notebook is sent before it runs; what it binds is bound here
+        when it is done, large things as handles: ``.fetch()`` brings their values.
+
+        Interrupt reaches the cell over there; pressed again it ends the session's kernel.
         """
         try:
             if cell is None:
@@ -116,15 +197,26 @@ class GpuMagics(Magics):
     # %%gpu
 
     def _run_cell(self, line: str, cell: str) -> None:
-        command = parse_line(line, frozenset({"--no-wait", STICKY_OPTION}))
+        rest, send, bring = take_names(self.environment.take_python(line))
+        command = parse_line(rest, frozenset({"--no-wait", NO_SYNC_OPTION, PLAN_OPTION, STICKY_OPTION}))
+        if PLAN_OPTION in command.options:
+            self.environment.show_plan(cell)
+            return
+        if NO_SYNC_OPTION in command.options and (send or bring):
+            raise errors.CommandError(
+                f"{NO_SYNC_OPTION} says that nothing is sent or brought back, -i and -o that it is"
+            )
         sticky = STICKY_OPTION in command.options
         client = self._session_for(command.spec, wait="--no-wait" not in command.options)
         if sticky:
             held = words.accelerators_in_words(client.info.accelerators)
             self.shell.display_pub.publish({"text/plain": f"▸ on {held}"})
+        self.environment.bring_up_to_date(client, cell)
         code = code_to_run("" if sticky else f"%%gpu {line}".rstrip(), cell)
         # The cell's own number: `execution_count` is the next one already in newer versions of IPython.
-        Session(client).execute(code, execution_count=self.shell.displayhook.prompt_count)
+        count = self.shell.displayhook.prompt_count
+        wish = Wish() if NO_SYNC_OPTION in command.options else Wish.of_cell(analyse(cell), send, bring)
+        execute_cell(client, code, wish, execution_count=count)
 
     def _session_for(self, spec: Spec | None, *, wait: bool) -> SessionClient:
         notebook = this_notebook()
@@ -137,7 +229,7 @@ class GpuMagics(Magics):
             return attached
         client, existing = self._open(spec, wait=wait)
         if chosen is None:
-            notebook.chosen = client
+            background().run(notebook.choose(client))
         elif not existing:
             others = words.accelerators_in_words(chosen.info.accelerators)
             _tell(f"opened a session on {_place(client)}; the one on {others} stays open too")
@@ -145,10 +237,12 @@ class GpuMagics(Magics):
             _tell(f"no GPU is offered here, so this runs on the CPU of {client.info.node.hostname}")
         return client
 
-    def _open(self, spec: Spec | None, *, new: bool = False, wait: bool = True) -> tuple[SessionClient, bool]:
+    def _open(
+        self, spec: Spec | None, *, new: bool = False, wait: bool = True, pool_name: str | None = None
+    ) -> tuple[SessionClient, bool]:
         held = this_notebook().held()
         with OpeningProgress(self.shell, words.accelerators_in_words(held) if held else "") as progress:
-            return open_session(spec, new=new, wait=wait, on_update=progress)
+            return open_session(spec, new=new, wait=wait, on_update=progress, pool_name=pool_name)
 
     # %gpu
 
@@ -171,16 +265,20 @@ class GpuMagics(Magics):
                 raise errors.CommandError("--session needs the beginning of a session's id", "see `%gpu sessions`")
             client, existing = background().run(this_notebook().find(session_id)), True
         else:
+            line, pool_name = take_value(line, "--pool")
             command = parse_line(line, frozenset({"--new", "--no-wait"}))
             client, existing = self._open(
-                command.spec, new="--new" in command.options, wait="--no-wait" not in command.options
+                command.spec,
+                new="--new" in command.options,
+                wait="--no-wait" not in command.options,
+                pool_name=pool_name,
             )
-        this_notebook().chosen = client
+        background().run(this_notebook().choose(client))
         print(f"attached to {_place(client)}, session {client.id}" + (" (open since before)" if existing else ""))
 
     def _detach(self, line: str) -> None:
         client = self._named(line)
-        background().run(this_notebook().detach(client))
+        background().run(this_notebook().leave(client))
         print(f"detached from session {client.id}; it goes on with {_place(client)}")
 
     def _close(self, line: str) -> None:
@@ -206,11 +304,15 @@ class GpuMagics(Magics):
 
     def _offers(self, line: str) -> None:
         _refuse_words(line)
-        print(words.offers_table(background().run(_list_offers())))
+        print(words.offers_table(background().run(this_notebook().offers())))
 
     def _sessions(self, line: str) -> None:
         _refuse_words(line)
-        print(words.sessions_table(background().run(_list_sessions()), notebook_id()))
+        print(words.sessions_table(background().run(this_notebook().sessions()), notebook_id()))
+
+    def _metrics(self, line: str) -> None:
+        _refuse_words(line)
+        show_metrics()
 
     def _interrupt(self, line: str) -> None:
         client = self._named(line)
@@ -222,12 +324,26 @@ class GpuMagics(Magics):
         print(f"session {client.id} has a fresh kernel on {_place(client)}; its variables are gone")
 
     def _logs(self, line: str) -> None:
+        option, _, rank = line.strip().replace("=", " ").partition(" ")
+        if option == RANK_OPTION:
+            print(read_rank_log(rank.strip()), end="")
+            return
         print(Session(self._named(line)).logs(), end="")
+
+    def _push(self, line: str) -> None:
+        names = _names(line)
+        Session(self._named("")).push(*names)
+        print(f"sent {', '.join(names)}")
+
+    def _pull(self, line: str) -> None:
+        names = _names(line)
+        Session(self._named("")).pull(*names)
+        print(f"brought {', '.join(names)}")
 
     def _on(self, line: str) -> None:
         command = parse_line(line, frozenset({"--no-wait"}))
         client = self._session_for(command.spec, wait="--no-wait" not in command.options)
-        this_notebook().chosen = client
+        background().run(this_notebook().choose(client))
         self.is_sticky = True
         print(f"every cell now runs on {_place(client)}, until `%gpu off`")
 
@@ -271,6 +387,13 @@ def _place(client: SessionClient) -> str:
     return f"{words.accelerators_in_words(client.info.accelerators)} on {client.info.node.hostname}"
 
 
+def _names(line: str) -> list[str]:
+    names = line.replace(",", " ").split()
+    if not names or not all(name.isidentifier() for name in names):
+        raise errors.CommandError(f"names of variables are expected here, not {line.strip()!r}", "such as `model`")
+    return names
+
+
 def _refuse_words(line: str) -> None:
     if line.strip():
         raise errors.CommandError(f"nothing is expected here, but there is {line.strip()!r}")
@@ -278,14 +401,6 @@ def _refuse_words(line: str) -> None:
 
 def _tell(text: str) -> None:
     print(f"nbgpu: {text}", file=sys.stderr, flush=True)
-
-
-async def _list_offers() -> list[pool_pb2.Offer]:
-    return await (await this_notebook().pool()).list_offers()
-
-
-async def _list_sessions() -> list[pool_pb2.SessionInfo]:
-    return await (await this_notebook().pool()).list_sessions()
 
 
 async def _latest_samples(client: SessionClient) -> list[pool_pb2.Sample]:

@@ -16,14 +16,16 @@ from typing import Any
 from IPython.core.getipython import get_ipython
 
 from nbgpu import errors
+from nbgpu.client import environments
 from nbgpu.client.background import background
-from nbgpu.client.discovery import PoolAddress, connect
 from nbgpu.client.pool import Pool
 from nbgpu.comms import CommBridge
 from nbgpu.output import KernelPublisher, Publisher, ShellPublisher
+from nbgpu.pool_connections import PoolConnections
 from nbgpu.session_client import SessionClient
+from nbgpu.snapshot.attachment import CAPABILITY, Attachment, is_wanted
 from nbgpu.spec import Spec
-from nbgpu_protocol.v1 import pool_pb2
+from nbgpu_protocol.v1 import environment_pb2, pool_pb2
 
 OnUpdate = Callable[[str | pool_pb2.SessionUpdate], None]
 """Told what is happening: an update of the agent's, or words of ours before there is an agent."""
@@ -84,19 +86,13 @@ class Notebook:
         self.comms = comms
         self.chosen: SessionClient | None = None
         self._attached: dict[str, SessionClient] = {}
-        self._pool: Pool | None = None
-        self._address: PoolAddress | None = None
+        self.pools = PoolConnections()
+        self.attachment = Attachment()
         background().call_at_close(self._leave)
 
     async def pool(self, *, start: bool = True, on_update: OnUpdate | None = None) -> Pool:
-        """Returns the connection to the pool, made when it is first needed, and again when its agent is gone."""
-        if self._pool is not None and self._address is not None and not self._address.is_agent_gone():
-            return self._pool
-        if self._pool is not None:
-            stale, self._pool = self._pool, None
-            await stale.close()
-        self._pool, self._address = await connect(start=start, on_progress=on_update)
-        return self._pool
+        """Returns the connection to the default pool, made when it is needed, and again when its agent is gone."""
+        return await self.pools.get(start=start, on_progress=on_update)
 
     async def open(
         self,
@@ -105,6 +101,7 @@ class Notebook:
         new: bool = False,
         wait: bool = True,
         on_update: OnUpdate | None = None,
+        pool_name: str | None = None,
     ) -> tuple[SessionClient, bool]:
         """Attaches to this notebook's session that meets the spec, or opens one.
 
@@ -113,27 +110,82 @@ class Notebook:
             new: Open one even if the notebook has one that would do.
             wait: Queue if nothing is free.
             on_update: Told what is happening.
+            pool_name: The pool to ask; None: the one that has this notebook's session, else as
+                `PoolConnections.choose`.
 
         Returns:
             The session, and whether it was open before.
         """
-        pool = await self.pool(on_update=on_update)
-        assert self._address is not None
+        pool = await self._pool_for(spec, pool_name, new=new, on_update=on_update)
+        snapshot_digest = ""
+        if self.sends_snapshot(pool):
+            if on_update is not None:
+                on_update("Sending what the environment consists of")
+            snapshot_digest = await self.attachment.snapshot_for(pool)
         request = pool_pb2.OpenSessionRequest(
             spec=spec.to_message() if spec else None,
             notebook_id="" if new else notebook_id(),
             notebook_name=notebook_name(),
-            python=sys.executable if self._address.is_embedded else "",
-            working_folder=os.getcwd() if self._address.is_embedded else "",
+            python=sys.executable if self._is_embedded(pool) else "",
+            working_folder=os.getcwd() if self._is_embedded(pool) else "",
             no_wait=not wait,
+            snapshot_digest=snapshot_digest,
         )
         async with contextlib.aclosing(pool.open_session(request)) as updates:
             async for update in updates:
                 if on_update is not None:
                     on_update(update)
                 if update.phase == pool_pb2.READY:
+                    if not update.existing:
+                        self.attachment.note_opened(update.session.id, snapshot_digest)
                     return await self._attach(pool, update.session), update.existing
         raise errors.AgentFaultError("the agent ended the request without a session")
+
+    def sends_snapshot(self, pool: Pool) -> bool:
+        """Says whether sessions of the pool get the notebook's environment built: on this machine they run in it."""
+        return not self._is_embedded(pool) and CAPABILITY in pool.capabilities and is_wanted()
+
+    def works_here(self, session: SessionClient) -> bool:
+        """Says whether a session is of this machine's own agent, which works in its clients' folders."""
+        return self._is_embedded(session.pool)
+
+    def _is_embedded(self, pool: Pool) -> bool:
+        address = self.pools.address_of(pool)
+        return address is not None and address.is_embedded
+
+    async def _pool_for(
+        self, spec: Spec | None, pool_name: str | None, *, new: bool, on_update: OnUpdate | None
+    ) -> Pool:
+        """Returns the pool to ask for a session."""
+        if pool_name is not None:
+            return await self.pools.get(pool_name, on_progress=on_update)
+        if not new and len(self.pools.names()) > 1:
+            await self.pool(on_update=on_update)
+            for pool, info in await self.pools.sessions_of(notebook_id()):
+                if spec is None or spec.is_met_by(info.accelerators):
+                    return pool
+        if spec is None:
+            return await self.pool(on_update=on_update)
+        return await self.pools.choose(spec, on_progress=on_update)
+
+    async def bring_up_to_date(
+        self, session: SessionClient, cell: str, on_update: Callable[[str], None] | None = None
+    ) -> None:
+        """Gives the session what changed here since its last cell: packages, local modules, named variables."""
+        await self.attachment.bring_up_to_date(
+            session.pool,
+            session.id,
+            cell=cell,
+            with_snapshot=self.sends_snapshot(session.pool),
+            on_update=on_update,
+        )
+
+    async def plan(self, cell: str = "") -> environment_pb2.PlanResponse | None:
+        """Returns what the pool would do to run the notebook's cells; None where they run in its own interpreter."""
+        pool = await self.pool()
+        if not self.sends_snapshot(pool):
+            return None
+        return await environments.plan(pool, await self.attachment.snapshot_for(pool, cell))
 
     async def find(self, session_id: str) -> SessionClient:
         """Attaches to a session by its id, or by the beginning of it.
@@ -141,28 +193,51 @@ class Notebook:
         Raises:
             NoSuchSessionError: None has it, or more than one.
         """
-        pool = await self.pool(start=False)
-        matching = [each for each in await pool.list_sessions() if each.id.startswith(session_id)]
+        matching = [
+            (pool, each)
+            for pool in (await self.pools.all()).values()
+            for each in await pool.list_sessions()
+            if each.id.startswith(session_id)
+        ]
         if len(matching) != 1:
             many = "more than one session" if matching else "no session"
             raise errors.NoSuchSessionError(f"{many} has an id that begins with {session_id}")
-        return await self._attach(pool, matching[0])
+        return await self._attach(*matching[0])
+
+    async def choose(self, session: SessionClient) -> None:
+        """Makes the session this notebook's, and the one that a plain `%%gpu` uses; its agent knows of it."""
+        self.chosen = session
+        await self.pools.choose_session(session.pool, session.id, notebook_id(), notebook_name())
+
+    async def leave(self, session: SessionClient) -> None:
+        """Leaves a session running, as no notebook's if it was this one's."""
+        await self.detach(session)
+        if session.info.notebook_id and session.info.notebook_id == notebook_id():
+            with contextlib.suppress(errors.NoSuchSessionError, errors.AgentUnreachableError):
+                await session.pool.detach_session(session.id)
+
+    async def offers(self) -> list[pool_pb2.Offer]:
+        """Returns what all pools offer that are reached."""
+        pools = await self.pools.all(start=True)
+        return [offer for pool in pools.values() for offer in await pool.list_offers()]
+
+    async def sessions(self) -> list[pool_pb2.SessionInfo]:
+        """Returns the sessions of all pools that are reached."""
+        pools = await self.pools.all(start=True)
+        return [info for pool in pools.values() for info in await pool.list_sessions()]
 
     async def find_chosen(self) -> SessionClient | None:
         """Returns the chosen session, else this notebook's own if its agent knows one, without opening any."""
         if self.chosen is not None and self.chosen.end is None:
             return self.chosen
         self.chosen = None
-        own = notebook_id()
         try:
-            pool = await self.pool(start=False)
+            own = await self.pools.sessions_of(notebook_id())
         except errors.AgentUnreachableError:
             return None
-        for info in await pool.list_sessions():
-            if own and info.notebook_id == own and info.phase == pool_pb2.READY:
-                self.chosen = await self._attach(pool, info)
-                return self.chosen
-        return None
+        if own:
+            self.chosen = await self._attach(*own[0])
+        return self.chosen
 
     def attached_that_meets(self, spec: Spec) -> SessionClient | None:
         """Returns an attached session that has exactly what the spec asks for; the chosen one first."""
@@ -187,6 +262,7 @@ class Notebook:
     async def close(self, session: SessionClient) -> None:
         """Ends the session and frees its accelerators. Idempotent."""
         await self.detach(session)
+        self.attachment.forget(session.id)
         if not isinstance(session.end, errors.NoSuchSessionError):
             await session.pool.close_session(session.id)
 
@@ -194,18 +270,43 @@ class Notebook:
         known = self._attached.get(info.id)
         if known is not None and known.end is None:
             return known
-        assert self._address is not None
-        session = SessionClient(pool, info, self._address.is_agent_gone, late_publisher, self.comms)
+        address = self.pools.address_of(pool)
+        assert address is not None
+        session = SessionClient(
+            pool, info, address.is_agent_gone, late_publisher, self.comms, on_choice=self._follow_choice
+        )
         await session.connect()
         self._attached[info.id] = session
         return session
 
+    def _follow_choice(self, session: SessionClient, of_notebook: str, session_id: str) -> None:
+        """Does what a front end, or another client, wants of this notebook: to use another session, or none."""
+        if not of_notebook or of_notebook != notebook_id():
+            return
+        if not session_id:
+            background().start_task(self._let_go(session))
+        elif self.chosen is None or self.chosen.id != session_id:
+            background().start_task(self._use(session.pool, session_id))
+
+    async def _let_go(self, session: SessionClient) -> None:
+        """Detaches from a session once nothing that was asked of it is unanswered."""
+        if self._attached.get(session.id) is session:
+            del self._attached[session.id]
+        if self.chosen is session:
+            self.chosen = None
+        await session.quiet()
+        await session.disconnect()
+
+    async def _use(self, pool: Pool, session_id: str) -> None:
+        with contextlib.suppress(errors.Error):  # it is closed by now, or its agent lost, and the next cell says so
+            for info in await pool.list_sessions():
+                if info.id == session_id:
+                    self.chosen = await self._attach(pool, info)
+
     async def _leave(self) -> None:
         for session in list(self._attached.values()):
             await session.disconnect()
-        if self._pool is not None:
-            await self._pool.close()
-            self._pool = None
+        await self.pools.close()
 
 
 def late_publisher() -> Publisher:

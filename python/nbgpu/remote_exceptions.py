@@ -32,7 +32,18 @@ def rebuild_exception(reply: dict[str, Any], *, is_told: bool) -> BaseException:
     """
     frames = [] if is_told else [str(frame) for frame in reply.get("traceback", [])]
     ename, evalue = str(reply.get("ename", "Error")), str(reply.get("evalue", ""))
-    error = _unpickle(reply.get("nbgpu_exception"))
+    return exception_to_raise(_unpickle(reply.get("nbgpu_exception")), ename, evalue, frames)
+
+
+def exception_to_raise(error: BaseException | None, ename: str, evalue: str, frames: list[str]) -> BaseException:
+    """Returns an exception that IPython shows by these frames: the given one, or a RemoteError in its place.
+
+    Args:
+        error: As it came; None where it could not.
+        ename: Name of its type.
+        evalue: Its message.
+        frames: What is shown of it, in pieces of one line or more; empty if the person has read of it already.
+    """
     if error is None or type(error).__name__ != ename or isinstance(error, _NOT_RAISED):
         error = _stand_in(ename, evalue, frames)
     return _with_frames(error, ename, evalue, frames)

@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import queue
 import sys
+import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Literal, NoReturn, TypeVar, overload
 
 from nbgpu import errors, words
 from nbgpu.client.background import background, wait_for
 from nbgpu.execution import Request
+from nbgpu.live_metrics.readings import as_frame, recorded_rows
 from nbgpu.notebook import OnUpdate, current_request, notebook_id, this_notebook
 from nbgpu.output import RemoteResult, choose_publisher
 from nbgpu.session_client import CLIENT_ID, SessionClient
 from nbgpu.spec import Spec, parse_spec
+from nbgpu.values.exchange import Exchange, Run
+from nbgpu.values.handle import Handle
+from nbgpu.values.synchroniser import Wish
+from nbgpu.workspace.missing_files import missing_file_hint
+from nbgpu.workspace.plan import Direction
+from nbgpu.workspace.report import SyncReport
+from nbgpu.workspace.workspace import is_shared, this_workspace
 from nbgpu_protocol.v1 import pool_pb2
 
 T = TypeVar("T")
@@ -29,7 +39,12 @@ _PATIENCE_S = 3.0
 
 
 def attach(
-    spec: str | None = None, *, new: bool = False, wait: bool = True, on_update: OnUpdate | None = None
+    spec: str | None = None,
+    *,
+    new: bool = False,
+    wait: bool = True,
+    on_update: OnUpdate | None = None,
+    pool: str | None = None,
 ) -> Session:
     """Attaches this notebook to a session that has what the spec asks for, and opens one if it has none.
 
@@ -41,32 +56,45 @@ def attach(
         new: Open one even if the notebook has one that would do.
         wait: Queue if nothing is free now. An interrupt leaves the queue.
         on_update: Told what is happening, on this thread.
+        pool: Name of the pool to ask; None: the one that has the notebook's session, else the first that can grant it.
 
     Raises:
         SpecError: The spec cannot be read.
+        NoSuchPoolError: There is no pool of that name.
         NoSuchAcceleratorError: Nothing of that type is here.
         CanNeverFitError: There will never be as many.
         BusyError: Nothing is free, and `wait` is not set.
         KernelFailedError: The session's kernel did not start.
         AgentStartError: This machine's agent did not start.
     """
-    client, _ = open_session(parse_spec(spec) if spec else None, new=new, wait=wait, on_update=on_update)
-    this_notebook().chosen = client
+    client, _ = open_session(
+        parse_spec(spec) if spec else None, new=new, wait=wait, on_update=on_update, pool_name=pool
+    )
+    background().run(this_notebook().choose(client))
     return Session(client)
 
 
 def open_session(
-    spec: Spec | None, *, new: bool = False, wait: bool = True, on_update: OnUpdate | None = None
+    spec: Spec | None,
+    *,
+    new: bool = False,
+    wait: bool = True,
+    on_update: OnUpdate | None = None,
+    pool_name: str | None = None,
 ) -> tuple[SessionClient, bool]:
     """Does what `attach` does, and returns the session and whether it was open before, without choosing it."""
-    return _run_telling(lambda tell: this_notebook().open(spec, new=new, wait=wait, on_update=tell), on_update)
+    return run_telling(
+        lambda tell: this_notebook().open(spec, new=new, wait=wait, on_update=tell, pool_name=pool_name), on_update
+    )
 
 
-async def attach_async(spec: str | None = None, *, new: bool = False, wait: bool = True) -> AsyncSession:
+async def attach_async(
+    spec: str | None = None, *, new: bool = False, wait: bool = True, pool: str | None = None
+) -> AsyncSession:
     """The async twin of `attach`; cancelling it leaves the queue."""
     parsed: Spec | None = parse_spec(spec) if spec else None
-    client, _ = await _await(this_notebook().open(parsed, new=new, wait=wait))
-    this_notebook().chosen = client
+    client, _ = await _await(this_notebook().open(parsed, new=new, wait=wait, pool_name=pool))
+    await _await(this_notebook().choose(client))
     return AsyncSession(client)
 
 
@@ -97,36 +125,78 @@ class _SessionBase:
         with contextlib.suppress(errors.Error):
             await this_notebook().close(self._client)
 
-    def _prepare(self, code: str, execution_count: int | None) -> tuple[Request, Coroutine[Any, Any, None]]:
+    def _prepare(
+        self,
+        code: str,
+        execution_count: int | None,
+        values: dict[str, Any] | None = None,
+        buffers: Sequence[bytes] = (),
+        *,
+        silent: bool = False,
+    ) -> tuple[Request, Coroutine[Any, Any, None]]:
         """Returns the request, and the coroutine that sends it."""
         parent = current_request()
         content = {
             "code": code,
-            "silent": False,
-            "store_history": True,
+            "silent": silent,
+            "store_history": not silent,
             "user_expressions": {},
             "allow_stdin": parent["content"].get("allow_stdin", False),
             "stop_on_error": False,
         }
         metadata = {key: value for key, value in parent.get("metadata", {}).items() if key == "cellId"}
-        if execution_count is not None:
-            metadata["nbgpu"] = {"execution_count": execution_count}
+        own: dict[str, Any] = {"execution_count": execution_count} if execution_count is not None else {}
+        if values:
+            own["values"] = values
+        if own:
+            metadata["nbgpu"] = own
         header = {**parent["header"], "msg_type": "execute_request"}
         request = Request(header, CLIENT_ID, choose_publisher(), reply_to_input=self._reply_to_input)
         _flush()
-        return request, self._client.send(request, content, metadata)
+        return request, self._client.send(request, content, metadata, buffers)
 
     def _reply_to_input(self, question: Any, answer: str) -> None:
         header = {**current_request()["header"], "msg_type": "input_reply"}
         background().submit(self._client.reply_to_input(question, answer, header))
 
     def _finish(self, request: Request) -> RemoteResult | None:
-        result = request.outcome()
+        try:
+            result = request.outcome()
+        except FileNotFoundError as error:
+            self._tell_of_missing_file(error)
+            raise
         for payload in request.payloads:
             request.publisher.show_payload(payload)
         if result is not None:
             request.publisher.show_result(result)
         return result
+
+    def _execute(
+        self, code: str, run: Run, inputs: Mapping[str, Any] | None, outputs: Sequence[str] | None
+    ) -> RemoteResult | dict[str, Any] | None:
+        """Runs code with inputs, and returns its outputs, or what its last expression showed. Blocks."""
+        if not inputs and outputs is None:
+            return self._finish(run(code, {}, [], silent=False))
+        found: list[RemoteResult | None] = []
+        exchange = Exchange(self._client, run)
+        values = exchange.run_with(
+            code, inputs or {}, outputs or (), lambda request: found.append(self._finish(request))
+        )
+        return values if outputs is not None else found[0]
+
+    def _tell_of_missing_file(self, error: FileNotFoundError) -> None:
+        """Says so where a file that was not found there is beside the notebook."""
+        if not is_shared(self._client):
+            folder = this_notebook().attachment.folder
+            hint = missing_file_hint(error, folder, self._client.info.working_folder)
+            if hint is not None:
+                print(f"nbgpu: {hint}", file=sys.stderr, flush=True)
+
+    async def _sync(
+        self, paths: Sequence[str], only: Literal["to", "from"] | None, *, dry_run: bool
+    ) -> SyncReport | None:
+        direction = Direction(only or "both")
+        return await this_workspace().sync(self._client, paths, direction=direction, dry_run=dry_run)
 
     @property
     def _needs_reviving(self) -> bool:
@@ -157,7 +227,29 @@ class Session(_SessionBase):
     ) -> None:
         self.close()
 
-    def execute(self, code: str, *, execution_count: int | None = None) -> RemoteResult | None:
+    @overload
+    def execute(
+        self, code: str, *, execution_count: int | None = None, inputs: Mapping[str, Any] | None = None
+    ) -> RemoteResult | None: ...
+
+    @overload
+    def execute(
+        self,
+        code: str,
+        *,
+        execution_count: int | None = None,
+        inputs: Mapping[str, Any] | None = None,
+        outputs: Sequence[str],
+    ) -> dict[str, Any]: ...
+
+    def execute(
+        self,
+        code: str,
+        *,
+        execution_count: int | None = None,
+        inputs: Mapping[str, Any] | None = None,
+        outputs: Sequence[str] | None = None,
+    ) -> RemoteResult | dict[str, Any] | None:
         """Runs code in the session, with its output shown here, and returns what its last expression showed.
 
         An interrupt reaches the code and waits for its end; a second one, a second or more later, ends the kernel.
@@ -165,18 +257,72 @@ class Session(_SessionBase):
         Args:
             code: As in a cell: magics and top-level await included.
             execution_count: The number that tracebacks and `Out` over there use; by default the next one there.
+            inputs: Variables that it is to have, by name. No others are sent, nor are any changed here.
+            outputs: Names of variables whose values are returned, by name, when it has run; instead of what its last
+                expression showed.
 
         Raises:
+            NotPicklableError: An input cannot be sent, or an output cannot come back.
+            NotDefinedError: There is no such output.
             BaseException: What the code raised, of its own type where that can be had here, else RemoteError.
             KernelDiedError: The kernel ended while the code ran.
             SessionClosedError: The session was closed, or its agent ended.
+            EnvironmentImpossibleError: The node cannot have what was installed here since.
+            BuildFailedError: It could not be built there.
         """
+        run_telling(lambda tell: this_notebook().bring_up_to_date(self._client, code, tell), None)
+        run = functools.partial(self._run, execution_count=execution_count)
+        return self._execute(code, run, inputs, outputs)
+
+    def push(self, *names: str) -> None:
+        """Sends variables of this notebook to the session, whatever their size."""
+        Exchange(self._client, self._run).push(names)
+
+    def pull(self, *names: str) -> None:
+        """Binds variables of the session here, by value, whatever their size."""
+        Exchange(self._client, self._run).pull(names)
+
+    def sync(self, *paths: str, only: Literal["to", "from"] | None = None, dry_run: bool = False) -> SyncReport | None:
+        """Brings the files beside the notebook and those of the session in step.
+
+        What changed here since the last sync goes there, what changed there comes here. Where both changed the
+        notebook's goes there, and the session's is kept there under another name. No file is deleted here. An
+        interrupt leaves whole files; the next sync goes on where it was.
+
+        Args:
+            paths: Files, folders and globs, relative to the notebook's folder; none: those of the last sync. What
+                `.gitignore` and `.nbgpuignore` leave out stays, unless it is a file that is named itself.
+            only: "to" changes the session's folder only, "from" the notebook's only.
+            dry_run: Only say what would be done.
+
+        Returns:
+            What was done, in words as a string; None where the session works in the notebook's folder itself.
+
+        Raises:
+            WorkspaceError: A path is outside of the notebook's folder, or nowhere, or stays where it is.
+            LocalDiskError: There is no space here.
+            DiskFullError: There is no space on the node.
+            NoSuchSessionError: The session is closed.
+            AgentUnreachableError: The connection was cut.
+        """
+        return background().run(self._sync(paths, only, dry_run=dry_run))
+
+    def _run(
+        self,
+        code: str,
+        values: dict[str, Any],
+        buffers: list[bytes],
+        *,
+        silent: bool,
+        execution_count: int | None = None,
+    ) -> Request:
+        """Runs code and waits for the answer, interruptibly."""
         if self._needs_reviving:
             background().run(self._revive())
-        request, sending = self._prepare(code, execution_count)
+        request, sending = self._prepare(code, execution_count, values, buffers, silent=silent)
         background().submit(sending)
         wait_interruptibly(self._client, request)
-        return self._finish(request)
+        return request
 
     def interrupt(self) -> bool:
         """Interrupts what runs in the session; returns whether something did."""
@@ -190,13 +336,24 @@ class Session(_SessionBase):
         """Returns what the kernel's process wrote outside of cells."""
         return background().run(self._client.pool.read_log(self.id))
 
+    def samples(self, last_s: float = 60.0) -> Any:
+        """Returns what its accelerators did: a pandas DataFrame, or a list of dicts where there is no pandas.
+
+        There is a row for each accelerator and reading, oldest first, with units in the columns' names; unknown is
+        NaN, or None. Times are `time_unix_s`, in seconds since the epoch, and of a DataFrame also its index.
+
+        Args:
+            last_s: Of how many seconds, up to 3600; of GPUs at most since the session has them.
+        """
+        return as_frame(background().run(recorded_rows(self._client, last_s)))
+
     def info(self) -> pool_pb2.SessionInfo:
         """Returns the session as its agent knows it."""
         return background().run(_info(self._client))
 
     def detach(self) -> None:
         """Leaves the session running, without this notebook."""
-        background().run(this_notebook().detach(self._client))
+        background().run(this_notebook().leave(self._client))
 
     def close(self) -> None:
         """Ends the session, its kernel and processes, and frees its accelerators. Idempotent."""
@@ -214,21 +371,83 @@ class AsyncSession(_SessionBase):
     ) -> None:
         await self.close()
 
-    async def execute(self, code: str, *, execution_count: int | None = None) -> RemoteResult | None:
+    @overload
+    async def execute(
+        self, code: str, *, execution_count: int | None = None, inputs: Mapping[str, Any] | None = None
+    ) -> RemoteResult | None: ...
+
+    @overload
+    async def execute(
+        self,
+        code: str,
+        *,
+        execution_count: int | None = None,
+        inputs: Mapping[str, Any] | None = None,
+        outputs: Sequence[str],
+    ) -> dict[str, Any]: ...
+
+    async def execute(
+        self,
+        code: str,
+        *,
+        execution_count: int | None = None,
+        inputs: Mapping[str, Any] | None = None,
+        outputs: Sequence[str] | None = None,
+    ) -> RemoteResult | dict[str, Any] | None:
         """Runs code in the session; see `Session.execute`. Cancelling interrupts the code and waits for its end."""
+        await _await(this_notebook().bring_up_to_date(self._client, code))
+        return await self._in_thread(lambda run: self._execute(code, run, inputs, outputs), execution_count)
+
+    async def push(self, *names: str) -> None:
+        """Sends variables of this notebook to the session, whatever their size."""
+        await self._in_thread(lambda run: Exchange(self._client, run).push(names))
+
+    async def pull(self, *names: str) -> None:
+        """Binds variables of the session here, by value, whatever their size."""
+        await self._in_thread(lambda run: Exchange(self._client, run).pull(names))
+
+    async def _in_thread(self, work: Callable[[Run], T], execution_count: int | None = None) -> T:
+        """Has work done that blocks. Cancelling interrupts what runs for it, and waits for the end."""
         if self._needs_reviving:
             await _await(self._revive())
-        request, sending = self._prepare(code, execution_count)
-        background().submit(sending)
-        waiting = asyncio.ensure_future(asyncio.to_thread(request.wait))
+        requests: list[Request] = []
+        cancelled = threading.Event()
+        sending_one = threading.Lock()
+
+        def run(code: str, values: dict[str, Any], buffers: list[bytes], *, silent: bool) -> Request:
+            with sending_one:
+                if cancelled.is_set():  # while its values were encoded
+                    raise errors.CommandError("the execution was cancelled")
+                request, sending = self._prepare(code, execution_count, values, buffers, silent=silent)
+                requests.append(request)
+                background().submit(sending)
+            request.wait()
+            return request
+
+        def outcome() -> Callable[[], T]:
+            try:
+                result = work(run)
+            except BaseException as error:  # noqa: BLE001 - a KeyboardInterrupt that it raised here would end the loop
+                return functools.partial(_raise, error)
+            return lambda: result
+
+        working = asyncio.ensure_future(asyncio.to_thread(outcome))
         try:
-            await asyncio.shield(waiting)
+            return (await asyncio.shield(working))()
         except asyncio.CancelledError:
-            await _await(self._client.pool.interrupt(self.id, request.id))
-            with contextlib.suppress(errors.Error):
-                await waiting
+            with sending_one:
+                cancelled.set()
+            for request in requests:
+                if not request.is_answered:
+                    await _await(self._client.pool.interrupt(self.id, request.id))
+            await working
             raise
-        return self._finish(request)
+
+    async def sync(
+        self, *paths: str, only: Literal["to", "from"] | None = None, dry_run: bool = False
+    ) -> SyncReport | None:
+        """Brings files in step; see `Session.sync`."""
+        return await _await(self._sync(paths, only, dry_run=dry_run))
 
     async def interrupt(self) -> bool:
         return await _await(self._client.pool.interrupt(self.id))
@@ -239,14 +458,37 @@ class AsyncSession(_SessionBase):
     async def logs(self) -> str:
         return await _await(self._client.pool.read_log(self.id))
 
+    async def samples(self, last_s: float = 60.0) -> Any:
+        """Returns what its accelerators did; see `Session.samples`."""
+        return as_frame(await _await(recorded_rows(self._client, last_s)))
+
     async def info(self) -> pool_pb2.SessionInfo:
         return await _await(_info(self._client))
 
     async def detach(self) -> None:
-        await _await(this_notebook().detach(self._client))
+        await _await(this_notebook().leave(self._client))
 
     async def close(self) -> None:
         await _await(this_notebook().close(self._client))
+
+
+def execute_cell(client: SessionClient, code: str, wish: Wish, *, execution_count: int | None = None) -> Any:
+    """Runs a cell's code with what it reads of this notebook sent before, and what it binds bound here after.
+
+    Returns:
+        What its last expression showed.
+
+    Raises:
+        BaseException: As `Session.execute` does; nothing is bound then.
+    """
+    session = Session(client)
+    exchange = Exchange(client, functools.partial(session._run, execution_count=execution_count))
+    return exchange.run_cell(code, wish, session._finish)
+
+
+def fetch_value(client: SessionClient, handle: Handle) -> Any:
+    """Brings the value of a handle; see `Handle.fetch`."""
+    return Exchange(client, Session(client)._run).fetch(handle)
 
 
 def wait_interruptibly(client: SessionClient, request: Request) -> None:
@@ -302,7 +544,11 @@ async def _info(client: SessionClient) -> pool_pb2.SessionInfo:
     raise errors.NoSuchSessionError(f"the session {client.id} is closed")
 
 
-def _run_telling(start: Callable[[OnUpdate], Coroutine[Any, Any, T]], on_update: OnUpdate | None) -> T:
+def _raise(error: BaseException) -> NoReturn:
+    raise error
+
+
+def run_telling(start: Callable[[OnUpdate], Coroutine[Any, Any, T]], on_update: OnUpdate | None) -> T:
     """Runs a coroutine on the background loop, and tells its updates on this thread."""
     events: queue.SimpleQueue[Any] = queue.SimpleQueue()
     done = object()

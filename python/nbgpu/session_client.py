@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from nbgpu import errors, words
@@ -30,6 +31,8 @@ class SessionClient:
         is_agent_gone: Whether the agent's process is known to have ended.
         late_publisher: Where output goes that comes when its request is over, as from a background thread.
         comms: Connects the session's comms with the notebook's front end, where there is one.
+        on_choice: Called with this session, and the ids of a notebook and of the session of the same pool that it
+            uses from now on; that one is empty where it uses none of them.
     """
 
     def __init__(
@@ -39,6 +42,7 @@ class SessionClient:
         is_agent_gone: Callable[[], bool],
         late_publisher: Callable[[], Publisher],
         comms: CommBridge | None,
+        on_choice: Callable[[SessionClient, str, str], None] = lambda client, notebook_id, session_id: None,
     ) -> None:
         self.pool = pool
         self.info = info
@@ -48,13 +52,17 @@ class SessionClient:
         """How the kernel ended; None while it lives."""
         if info.kernel_state == pool_pb2.KERNEL_DEAD:
             self.kernel_exit = info.kernel_exit
+        self.kernel_generation = info.kernel_generation
+        """Counts the session's kernels; variables and handles are of one of them."""
         self._requests: dict[str, Request] = {}
         self._replies: dict[str, list[str]] = {}
         """What was typed for a request, which nothing but the request's end confirms."""
         self._late_publisher = late_publisher
         self._comms = comms
+        self._on_choice = on_choice
         self._is_agent_gone = is_agent_gone
         self._connection: SessionConnection | None = None
+        self._quiet_waiters: list[asyncio.Future[None]] = []
 
     @property
     def id(self) -> str:
@@ -64,6 +72,7 @@ class SessionClient:
         """Opens the stream; what comes from now on is seen."""
         self._connection = SessionConnection(self.pool, self.id, CLIENT_ID, self, self._is_agent_gone)
         self.info = await self._connection.open()
+        self.kernel_generation = self.info.kernel_generation
 
     async def disconnect(self) -> None:
         """Ends the stream; the session goes on, and what waits for an answer fails."""
@@ -71,10 +80,19 @@ class SessionClient:
             await self._connection.close()
         self._end(errors.SessionClosedError("this notebook was detached from the session"))
 
-    async def send(self, request: Request, content: dict[str, Any], metadata: dict[str, Any]) -> None:
+    async def quiet(self) -> None:
+        """Returns once no request waits for an answer."""
+        while self._requests:
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._quiet_waiters.append(waiter)
+            await waiter
+
+    async def send(
+        self, request: Request, content: dict[str, Any], metadata: dict[str, Any], buffers: Sequence[Buffer] = ()
+    ) -> None:
         """Sends a request on the shell channel; a failure to send fails the request."""
         parts: list[Buffer] = [json.dumps(part, default=str).encode() for part in (request.header, {}, metadata)]
-        await self.send_parts(request, [*parts, json.dumps(content).encode()])
+        await self.send_parts(request, [*parts, json.dumps(content).encode(), *buffers])
 
     async def send_parts(self, request: Request, parts: list[Buffer]) -> None:
         """Sends a request that is encoded already: header, parent, metadata, content, buffers."""
@@ -102,6 +120,7 @@ class SessionClient:
         """Starts a fresh kernel in the place of one that ended."""
         self.info = await self.pool.restart(self.id)
         self.kernel_exit = None
+        self.kernel_generation = self.info.kernel_generation
 
     # What the connection tells
 
@@ -122,6 +141,7 @@ class SessionClient:
     def on_kernel_event(self, event: session_pb2.KernelEvent) -> None:
         if event.kind == session_pb2.KernelEvent.STARTED:
             self.kernel_exit = None
+            self.kernel_generation = event.kernel_generation
             return
         self.kernel_exit = event.exit
         self._fail_requests(errors.KernelDiedError(words.exit_with_tail(event.exit)))
@@ -136,6 +156,9 @@ class SessionClient:
 
     def on_dropped(self, first: int, last: int) -> None:
         _tell(f"{last - first + 1} messages of the session were dropped by the agent before they could be fetched")
+
+    def on_choice(self, notebook_id: str, session_id: str) -> None:
+        self._on_choice(self, notebook_id, session_id)
 
     def on_cut(self) -> None:
         if self._requests:
@@ -160,6 +183,11 @@ class SessionClient:
 
     def _forget(self, request: Request) -> None:
         self._requests.pop(request.id, None)
+        if not self._requests:
+            waiters, self._quiet_waiters = self._quiet_waiters, []
+            for waiter in waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
         assert self._connection is not None
         for each in (request.id, *self._replies.pop(request.id, ())):
             self._connection.answered(each)

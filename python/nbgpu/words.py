@@ -78,6 +78,10 @@ def exit_with_tail(kernel_exit: pool_pb2.KernelExit) -> str:
 def state_in_words(session: pool_pb2.SessionInfo, now_unix_s: float | None = None) -> str:
     """Returns what a session does: "running cell [7] for 1:32", "idle 12 min"."""
     now = time.time() if now_unix_s is None else now_unix_s
+    if session.phase == pool_pb2.QUEUED:
+        return f"queued, {_ordinal(session.queue_position)} of {session.queue_length}"
+    if session.phase == pool_pb2.MATERIALISING:
+        return session.detail or "building the environment"
     state = session.kernel_state
     if state == pool_pb2.KERNEL_DEAD:
         return exit_in_words(session.kernel_exit).replace("the session's kernel", "kernel")
@@ -100,7 +104,7 @@ def update_in_words(update: pool_pb2.SessionUpdate) -> str:
     where = f"{accelerators} on {update.session.node.hostname}"
     return {
         pool_pb2.PLACING: f"Placing {where}",
-        pool_pb2.MATERIALISING: f"Building the environment on {where}",
+        pool_pb2.MATERIALISING: (update.detail or "Building the environment") + f" on {where}",
         pool_pb2.STARTING: f"Starting {where}",
     }.get(update.phase, where)
 

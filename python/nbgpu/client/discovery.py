@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from nbgpu import errors
 from nbgpu.client.embedded import ensure_agent, find_agent, has_ended
 from nbgpu.client.pool import Pool
+from nbgpu.client.pools import THIS_MACHINE, find_pool
 
 ADDRESS_VARIABLE = "NBGPU_AGENT_ADDRESS"
 TOKEN_VARIABLE = "NBGPU_AGENT_TOKEN"
@@ -63,13 +64,31 @@ async def find_address(*, start: bool, on_progress: Callable[[str], None] | None
     return PoolAddress(record.address, record.token, record.pid) if record else None
 
 
-async def connect(*, start: bool, on_progress: Callable[[str], None] | None = None) -> tuple[Pool, PoolAddress]:
+def default_pool_name() -> str:
+    """Returns the name of the pool that is used where none is named: an address in the environment, if there is one."""
+    return os.environ.get(ADDRESS_VARIABLE) or THIS_MACHINE
+
+
+async def connect(
+    *, start: bool, on_progress: Callable[[str], None] | None = None, pool_name: str | None = None
+) -> tuple[Pool, PoolAddress]:
     """Connects to the pool to use, after comparing versions.
+
+    Args:
+        start: Start this machine's agent if that is the pool, and it does not run.
+        on_progress: Told in words what takes long.
+        pool_name: Of a pool that the person added; None: the default one.
 
     Raises:
         AgentUnreachableError: None runs, and `start` is not set.
+        NoSuchPoolError: There is no pool of that name.
     """
-    address = await find_address(start=start, on_progress=on_progress)
+    address: PoolAddress | None
+    if pool_name is None or pool_name == default_pool_name():
+        address = await find_address(start=start, on_progress=on_progress)
+    else:
+        configured = find_pool(pool_name)
+        address = PoolAddress(configured.address, configured.token)
     if address is None:
         raise errors.AgentUnreachableError("no agent runs on this machine", "the first `%%gpu` cell starts one")
     pool = Pool(address.address, address.token)

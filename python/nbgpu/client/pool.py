@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from types import TracebackType
 from typing import Any
 
-import grpc
 import grpc.aio
 
 import nbgpu
 from nbgpu import errors
-from nbgpu_protocol import VERSION
-from nbgpu_protocol.v1 import pool_pb2, pool_pb2_grpc, session_pb2, session_pb2_grpc
+from nbgpu.errors import translated
+from nbgpu_protocol import VERSION, blobs
+from nbgpu_protocol.v1 import environment_pb2_grpc, pool_pb2, pool_pb2_grpc, session_pb2, session_pb2_grpc
 
 DEADLINE_S = 10.0
 """For calls that ask the agent for what it knows already."""
@@ -49,6 +48,9 @@ class Pool:
         self.metadata = (("authorization", f"Bearer {token}"),)
         self._pool = pool_pb2_grpc.PoolStub(self._channel)
         self.session = session_pb2_grpc.SessionStub(self._channel)
+        self.environment = environment_pb2_grpc.EnvironmentStub(self._channel)
+        self.capabilities: frozenset[str] = frozenset()
+        """Names of the agent's optional features, once it has answered a handshake."""
 
     async def __aenter__(self) -> Pool:
         return self
@@ -68,23 +70,34 @@ class Pool:
             VersionMismatchError: The agent speaks another version of the protocol.
         """
         request = pool_pb2.HandshakeRequest(protocol_version=VERSION, client_version=nbgpu.__version__)
-        with _translated():
+        with translated():
             response: pool_pb2.HandshakeResponse = await self._pool.Handshake(request, **self._call(DEADLINE_S))
+        self.capabilities = frozenset(response.capabilities)
         return response
 
+    @property
+    def channel(self) -> grpc.aio.Channel:
+        """For the services that have a module of their own."""
+        return self._channel
+
+    def stream_unary(self, method: str) -> Callable[..., Any]:
+        """Returns a call that streams raw bytes to a method and gets bytes back."""
+        call: Callable[..., Any] = self._channel.stream_unary(method)
+        return call
+
     async def list_offers(self) -> list[pool_pb2.Offer]:
-        with _translated():
+        with translated():
             response = await self._pool.ListOffers(pool_pb2.ListOffersRequest(), **self._call(DEADLINE_S))
         return list(response.offers)
 
     async def list_sessions(self) -> list[pool_pb2.SessionInfo]:
-        with _translated():
+        with translated():
             response = await self._pool.ListSessions(pool_pb2.ListSessionsRequest(), **self._call(DEADLINE_S))
         return list(response.sessions)
 
     async def watch(self) -> AsyncIterator[pool_pb2.PoolState]:
         """Yields the pool's whole state now, and again after every change."""
-        with _translated():
+        with translated():
             async for state in self._pool.WatchPool(pool_pb2.WatchPoolRequest(), metadata=self.metadata):
                 yield state
 
@@ -92,7 +105,7 @@ class Pool:
         """Yields what is happening until the session is ready; leaving the iteration early withdraws the request."""
         call = self._pool.OpenSession(request, metadata=self.metadata)
         try:
-            with _translated():
+            with translated():
                 async for update in call:
                     yield update
         finally:
@@ -100,15 +113,55 @@ class Pool:
 
     async def close_session(self, session_id: str) -> None:
         request = pool_pb2.CloseSessionRequest(session_id=session_id)
-        with _translated():
+        with translated():
             await self._pool.CloseSession(request, **self._call(KERNEL_DEADLINE_S))
 
-    async def watch_samples(self, history_s: float = 0) -> AsyncIterator[pool_pb2.SampleBatch]:
-        """Yields the recorded samples of the last `history_s` seconds, then one batch a sampling interval."""
-        request = pool_pb2.WatchSamplesRequest(history_s=history_s)
-        with _translated():
-            async for batch in self._pool.WatchSamples(request, metadata=self.metadata):
-                yield batch
+    async def attach_session(self, session_id: str, notebook_id: str, notebook_name: str = "") -> None:
+        """Makes a session the notebook's, and the one that it uses.
+
+        Args:
+            session_id: Empty: the notebook uses none of this pool's from now on, and keeps them.
+            notebook_id: Its Jupyter kernel id.
+            notebook_name: For lists; empty: as it is.
+        """
+        request = pool_pb2.AttachSessionRequest(
+            session_id=session_id, notebook_id=notebook_id, notebook_name=notebook_name
+        )
+        with translated():
+            await self._pool.AttachSession(request, **self._call(DEADLINE_S))
+
+    async def detach_session(self, session_id: str) -> None:
+        """Leaves a session running as no notebook's. Idempotent."""
+        with translated():
+            await self._pool.DetachSession(
+                pool_pb2.DetachSessionRequest(session_id=session_id), **self._call(DEADLINE_S)
+            )
+
+    async def renew_lease(self, session_id: str, duration_s: float = 0) -> pool_pb2.Lease:
+        """Extends the session's lease from now on; by the agent's own duration, if that is 0."""
+        request = pool_pb2.RenewLeaseRequest(session_id=session_id, duration_s=duration_s)
+        with translated():
+            response = await self._pool.RenewLease(request, **self._call(DEADLINE_S))
+        lease: pool_pb2.Lease = response.lease
+        return lease
+
+    async def watch_samples(
+        self, history_s: float = 0, *, history_only: bool = False
+    ) -> AsyncGenerator[pool_pb2.SampleBatch, None]:
+        """Yields the recorded samples of the last `history_s` seconds, then one batch a sampling interval.
+
+        Args:
+            history_s: From 0 to 3600.
+            history_only: End after what is recorded.
+        """
+        request = pool_pb2.WatchSamplesRequest(history_s=history_s, history_only=history_only)
+        call = self._pool.WatchSamples(request, metadata=self.metadata)
+        try:
+            with translated():
+                async for batch in call:
+                    yield batch
+        finally:
+            call.cancel()
 
     async def shut_down(self, *, close_sessions: bool) -> None:
         """Ends the agent.
@@ -117,39 +170,51 @@ class Pool:
             SessionsOpenError: It has sessions, and `close_sessions` is not set.
         """
         request = pool_pb2.ShutdownRequest(close_sessions=close_sessions)
-        with _translated():
+        with translated():
             await self._pool.Shutdown(request, **self._call(KERNEL_DEADLINE_S))
 
     async def interrupt(self, session_id: str, request_id: str = "", *, escalate: bool = False) -> bool:
         """Signals what runs in the session; returns whether something did."""
         request = session_pb2.InterruptRequest(session_id=session_id, request_id=request_id, escalate=escalate)
-        with _translated():
+        with translated():
             response = await self.session.Interrupt(request, **self._call(KERNEL_DEADLINE_S))
         return bool(response.delivered)
 
     async def restart(self, session_id: str) -> pool_pb2.SessionInfo:
         request = session_pb2.RestartRequest(session_id=session_id)
-        with _translated():
+        with translated():
             response = await self.session.Restart(request, **self._call(KERNEL_DEADLINE_S))
         info: pool_pb2.SessionInfo = response.session
         return info
 
     async def read_log(self, session_id: str, tail_bytes: int = 0) -> str:
         request = session_pb2.ReadLogRequest(session_id=session_id, tail_bytes=tail_bytes)
-        with _translated():
+        with translated():
             response = await self.session.ReadLog(request, **self._call(DEADLINE_S))
         return str(response.text)
 
+    async def missing_blobs(self, digests: Sequence[str]) -> list[str]:
+        """Returns those that the node does not have. Those that it has count as used now."""
+        request = session_pb2.MissingBlobsRequest(digests=digests)
+        with translated():
+            response = await self.session.MissingBlobs(request, **self._call(DEADLINE_S))
+        return list(response.digests)
+
+    async def put_blob(self, digest: str, chunks: AsyncIterator[bytes]) -> None:
+        """Stores a content, of which the agent checks the digest. Takes as long as it takes."""
+        put = self._channel.stream_unary(blobs.PUT)
+        with translated():
+            await put(chunks, metadata=(*self.metadata, (blobs.DIGEST_METADATA_KEY, digest)))
+
+    async def get_blob(self, digest: str) -> AsyncIterator[bytes]:
+        """Yields a content in chunks. Takes as long as it takes."""
+        get = self._channel.unary_stream(blobs.GET)
+        with translated():
+            async for chunk in get(digest.encode("ascii"), metadata=self.metadata):
+                yield chunk
+
     def _call(self, deadline_s: float) -> dict[str, Any]:
         return {"metadata": self.metadata, "timeout": deadline_s}
-
-
-@contextlib.contextmanager
-def _translated() -> Any:
-    try:
-        yield
-    except grpc.RpcError as error:
-        raise errors.from_rpc_error(error) from error
 
 
 def refuse_open_network(address: str) -> None:
