@@ -94,9 +94,11 @@ class Workplace:
 
         return process, until(record)
 
-    def start_listening(self, *arguments: str, **variables: str) -> tuple[subprocess.Popen[str], str, str]:
+    def start_listening(
+        self, *arguments: str, folder: Path | None = None, **variables: str
+    ) -> tuple[subprocess.Popen[str], str, str]:
         """Starts an agent on a free port of loopback; returns it, its address and its token."""
-        process = self.start("--listen=127.0.0.1:0", f"--folder={self.folder}", *arguments, **variables)
+        process = self.start("--listen=127.0.0.1:0", f"--folder={folder or self.folder}", *arguments, **variables)
         assert process.stdout is not None
         line = process.stdout.readline()
         assert line, self.log()

@@ -6,6 +6,7 @@ import json
 import os
 import secrets
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -103,7 +104,9 @@ def _wait_for_port(runtime_folder: Path, process: subprocess.Popen[bytes], log: 
         if process.poll() is not None:
             break
         try:
-            return int(json.loads(info.read_text())["port"])
+            port = int(json.loads(info.read_text())["port"])
+            socket.create_connection(("127.0.0.1", port)).close()  # it is written down before anybody listens on it
+            return port
         except (OSError, ValueError):
             time.sleep(0.05)
     raise RuntimeError(f"the Jupyter server did not start:\n{log.read_text()}")

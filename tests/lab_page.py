@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from playwright.sync_api import Locator, Page, expect
 
 from jupyter_servers import JupyterServer
 
 WAIT_MS = 20_000
+T = TypeVar("T")
 LAB_ARGUMENTS = ("--LabApp.expose_app_in_browser=True", "--LabApp.extension_manager=readonly")
 KERNEL_READY = """async () => {
   const panel = window.jupyterapp.shell.currentWidget;
@@ -74,10 +78,25 @@ class LabPage:
     def section(self, name: str) -> Locator:
         return self.panel.locator(f"[data-section={name}]")
 
+    @property
+    def offers(self) -> Locator:
+        """The rows of the picker."""
+        return self.section("accelerators").locator("[data-type]")
+
+    def attach(self, type_: str, count: int = 1) -> None:
+        """Chooses an accelerator in the panel and clicks on *Attach*; does not wait."""
+        picker = self.section("accelerators")
+        picker.locator(f'[data-type="{type_}"]').click()
+        if count > 1:
+            picker.locator(".nbgpu-Count", has_text=re.compile(f"^{count}$")).click()
+        picker.get_by_role("button", name="Attach").click()
+
     def open(self) -> None:
         """Opens JupyterLab anew, without what it remembers of an earlier visit, and returns when it can be used."""
         self.page.goto(f"{self.server.url}lab?token={self.server.token}&reset")
         self.wait_until_usable()
+        # JupyterLab takes `reset` out of the address later; until then a reload would forget everything again
+        self.page.wait_for_url(lambda url: "reset" not in url)
 
     def wait_until_usable(self) -> None:
         self.page.wait_for_selector("#jupyterlab-splash", state="detached", timeout=60_000)
@@ -108,6 +127,8 @@ class LabPage:
         """`name` is "JupyterLab Light" or "JupyterLab Dark"."""
         self.execute("apputils:change-theme", theme=name)
         expect(self.page.locator(f'body[data-jp-theme-name="{name}"]')).to_be_attached()
+        # another change while this one's splash fades makes JupyterLab remove the splash twice, and throw
+        self.page.wait_for_selector("#jupyterlab-splash", state="detached")
 
     def open_notebook(self, name: str) -> str | None:
         """Opens a notebook, an empty one if there is none of that name, and returns its kernel's id once connected."""
@@ -136,6 +157,37 @@ class LabPage:
               });
             }""",
             [code_cell(number, source) for number, source in enumerate(sources)],
+        )
+
+    def replace_source(self, index: int, source: str) -> None:
+        self.page.evaluate(
+            """([index, source]) => window.jupyterapp.shell.currentWidget.model.cells.get(index)
+              .sharedModel.setSource(source)""",
+            [index, source],
+        )
+
+    def wait_for(self, condition: Callable[[], T]) -> T:
+        """Lets the page go on until something that it does to the test's own fakes has come true; returns that."""
+        deadline = time.monotonic() + WAIT_MS / 1000
+        while not (result := condition()):
+            assert time.monotonic() < deadline, "it did not come true"
+            self.page.wait_for_timeout(10)
+        return result
+
+    def set_setting(self, name: str, value: bool) -> None:
+        """Changes one of nbgpu's settings as the settings editor does, and returns when it is saved."""
+        self.page.evaluate(
+            """async ([name, value]) => {
+              const { settings } = window.jupyterapp.serviceManager;
+              const id = '@nbgpu/labextension:plugin';
+              const raw = JSON.parse((await settings.fetch(id)).raw || '{}');
+              await settings.save(id, JSON.stringify({ ...raw, [name]: value }));
+              const registry = await window.jupyterapp.resolveOptionalService(
+                [...window.jupyterapp.pluginRegistry._services.keys()].find(
+                  token => token.name === '@jupyterlab/coreutils:ISettingRegistry'));
+              await registry.reload(id);
+            }""",
+            [name, value],
         )
 
     def cell(self, index: int) -> Locator:

@@ -194,3 +194,23 @@ def test_help_describes_every_option(place: Workplace) -> None:
     assert process.returncode == 0
     for option in ("listen", "idle_shutdown_s", "environment_variables", "spare_kernels", "journal_bytes"):
         assert f"--AgentApp.{option}=" in text
+
+
+def test_prices_are_configured_or_in_the_environment(place: Workplace) -> None:
+    process, address, token = place.start_listening("--AgentApp.prices=H100=2.10", "--AgentApp.currency=eur")
+    with Client(address, token) as client:
+        offers = client.ListOffers(pool_pb2.ListOffersRequest()).offers
+    assert (offers[0].price_per_hour, offers[0].currency) == (2.10, "EUR")
+    assert not offers[1].HasField("price_per_hour")
+    assert place.end(process) == 0
+    process, address, token = place.start_listening(NBGPU_PRICES="h100=0.5")
+    with Client(address, token) as client:
+        offers = client.ListOffers(pool_pb2.ListOffersRequest()).offers
+    assert (offers[0].price_per_hour, offers[0].currency) == (0.5, "USD")
+    assert place.end(process) == 0
+
+
+def test_a_price_that_is_none_is_refused_in_words(place: Workplace) -> None:
+    process = place.start("--listen=127.0.0.1:0", f"--folder={place.folder}", NBGPU_PRICES="H100:2")
+    assert process.wait(60) == EXIT_REFUSED
+    assert "NBGPU_PRICES=H100:2: cannot read 'H100:2'" in place.log()

@@ -9,7 +9,7 @@ import sys
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,11 @@ from nbgpu_agent.accelerators.inventory import Inventory
 from nbgpu_agent.accelerators.simulated import SimulatedSource, parse_simulated
 from nbgpu_agent.errors import AddressRefusedError, KernelFailedError
 from nbgpu_agent.listening import ListenAddress
-from nbgpu_agent.model import Node
+from nbgpu_agent.model import Accelerator, Execution, Node
+from nbgpu_agent.prices import PriceList, make_price_list
 from nbgpu_agent.registry import SessionRegistry
 from nbgpu_agent.sampling import Sampler
+from nbgpu_agent.service.conversions import execution_message, session_info_message
 from nbgpu_agent.service.pool import AgentIdentity, PoolService
 from nbgpu_agent.service.server import bind, make_server
 from nbgpu_agent.service.translated_errors import STATUS_OF_REASON
@@ -42,6 +44,9 @@ pytestmark = pytest.mark.asyncio
 
 TOKEN = "a-token-of-a-test"
 DEADLINE_S = 10
+
+
+NODE = Node("node", "gpu-node", sys.platform, 8, 64 * 10**9, None)
 
 
 @dataclass
@@ -80,15 +85,17 @@ def authorization(value: str) -> tuple[tuple[str, str], ...]:
 
 @asynccontextmanager
 async def served(
-    address: ListenAddress, *, simulate: str = "H100x4,A10x2", allow_client_python: bool = True
+    address: ListenAddress,
+    *,
+    simulate: str = "H100x4,A10x2",
+    allow_client_python: bool = True,
+    prices: PriceList | None = None,
 ) -> AsyncGenerator[Served, None]:
     kernels = FakeKernels()
     make: Any = kernels.make
     inventory = Inventory([SimulatedSource(parse_simulated(simulate)), CpuSource()])
     registry = SessionRegistry(inventory.accelerators, make)
-    identity = AgentIdentity(
-        Node("node", "gpu-node", sys.platform, 8, 64 * 10**9, None), "1.2.3", True, allow_client_python
-    )
+    identity = AgentIdentity(NODE, "1.2.3", True, allow_client_python, prices=prices or PriceList())
     stopped: list[bool] = []
     with ThreadPoolExecutor(1) as executor:
         sampler = Sampler(inventory.sample, registry.held, executor)
@@ -444,3 +451,84 @@ async def test_too_large_a_message_is_refused(tmp_path: Path) -> None:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await _to_its_end(agent.pool().OpenSession(h100(1, notebook_name="x" * (5 << 20)), timeout=DEADLINE_S))
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+async def test_prices_are_told_with_offers_and_sessions_where_they_are_known(tmp_path: Path) -> None:
+    async with on_socket(tmp_path, prices=make_price_list({"H100": 2.5}, "EUR")) as agent:
+        pool = agent.pool()
+        h100_offer, a10_offer, _ = (await pool.ListOffers(pool_pb2.ListOffersRequest())).offers
+        assert (h100_offer.price_per_hour, h100_offer.currency) == (2.5, "EUR")
+        assert (a10_offer.HasField("price_per_hour"), a10_offer.currency) == (False, "")
+        updates = [update async for update in pool.OpenSession(h100(2, notebook_id="n1"))]
+        session = updates[-1].session
+        assert (session.cost_per_hour, session.currency) == (5.0, "EUR")
+        assert session.attached_unix_s > 0
+
+
+async def test_what_a_session_used_costs_by_its_accelerators(tmp_path: Path) -> None:
+    async with on_socket(tmp_path) as agent:
+        _ = [update async for update in agent.pool().OpenSession(h100(2))]
+        info = replace(agent.registry.infos()[0], accelerator_seconds=7200.0)
+        message = session_info_message(info, NODE, make_price_list({"H100": 2.5}))
+        assert (message.accelerator_seconds, message.cost) == (7200.0, 5.0)
+        assert not session_info_message(info, NODE, PriceList()).HasField("cost")
+        without = replace(info, lease=None)
+        assert not session_info_message(without, NODE, make_price_list({"H100": 2.5})).HasField("cost")
+
+
+async def test_an_execution_costs_once_it_has_ended() -> None:
+    held = (Accelerator("h", 0, "H100", "", 80, simulated=True),) * 2
+    running = Execution("r", 7, 100.0, message_id="m", accelerators=held)
+    prices = make_price_list({"H100": 3600.0})
+    message = execution_message(running, prices)
+    assert (message.message_id, list(message.accelerator_types), message.simulated) == ("m", ["H100", "H100"], True)
+    assert not any(message.HasField(name) for name in ("ended_unix_s", "succeeded", "cost", "peak_memory_bytes"))
+    message = execution_message(replace(running, ended_unix_s=101.5, succeeded=False), prices)
+    assert (message.ended_unix_s, message.succeeded, message.cost) == (101.5, False, 3.0)
+
+
+async def test_a_request_that_waits_is_in_the_state_and_is_withdrawn_by_its_id(tmp_path: Path) -> None:
+    async with on_socket(tmp_path) as agent:
+        pool = agent.pool()
+        held = [update async for update in pool.OpenSession(h100(4, notebook_id="n1"))][-1].session
+        waiting = pool.OpenSession(h100(1, notebook_id="n2"))
+        update = await anext(aiter(waiting))
+        assert update.phase == pool_pb2.QUEUED
+        state = await pool.WatchPool(pool_pb2.WatchPoolRequest()).read()
+        queued = next(each for each in state.sessions if each.phase == pool_pb2.QUEUED)
+        assert (queued.notebook_id, queued.queue_position, queued.queue_length) == ("n2", 1, 1)
+        assert (queued.detail, queued.HasField("lease")) == ("waiting for 1 of 1 H100", False)
+        assert state.time_unix_s > 0
+        await pool.CloseSession(pool_pb2.CloseSessionRequest(session_id=queued.id))
+        code, error = await failure(waiting)
+        assert (code, error.reason) == (grpc.StatusCode.NOT_FOUND, pool_pb2.NO_SUCH_SESSION)
+        listed = (await pool.ListSessions(pool_pb2.ListSessionsRequest())).sessions
+        assert [each.id for each in listed] == [held.id]
+
+
+async def test_sessions_are_attached_and_detached(tmp_path: Path) -> None:
+    async with on_socket(tmp_path) as agent:
+        pool = agent.pool()
+        session = [update async for update in pool.OpenSession(h100(1, notebook_id="n1"))][-1].session
+        request = pool_pb2.AttachSessionRequest(session_id=session.id, notebook_id="n2", notebook_name="b.ipynb")
+        attached = (await pool.AttachSession(request)).session
+        assert (attached.notebook_id, attached.notebook_name) == ("n2", "b.ipynb")
+        detached = (await pool.DetachSession(pool_pb2.DetachSessionRequest(session_id=session.id))).session
+        assert (detached.notebook_id, detached.attached_unix_s) == ("", 0)
+        none = await pool.AttachSession(pool_pb2.AttachSessionRequest(notebook_id="n2"))
+        assert not none.HasField("session")
+        code, error = await failure(pool.AttachSession(pool_pb2.AttachSessionRequest(session_id=session.id)))
+        assert (code, error.reason) == (grpc.StatusCode.INVALID_ARGUMENT, pool_pb2.INVALID_REQUEST)
+        code, error = await failure(pool.DetachSession(pool_pb2.DetachSessionRequest(session_id="none")))
+        assert error.reason == pool_pb2.NO_SUCH_SESSION
+        request = pool_pb2.AttachSessionRequest(session_id=session.id, notebook_id="x" * 2000)
+        code, error = await failure(pool.AttachSession(request))
+        assert error.reason == pool_pb2.INVALID_REQUEST
+
+
+async def test_recorded_samples_alone_end_by_themselves(tmp_path: Path) -> None:
+    async with on_socket(tmp_path) as agent:
+        await agent.sampler.sample_once()
+        request = pool_pb2.WatchSamplesRequest(history_s=60, history_only=True)
+        batches = [batch async for batch in agent.pool().WatchSamples(request)]
+        assert [len(batch.samples) for batch in batches] == [7]

@@ -13,10 +13,12 @@ from fakes.session import FakeKernels
 from nbgpu_agent.errors import (
     BusyError,
     CanNeverFitError,
+    InvalidRequestError,
     KernelFailedError,
     NoSuchSessionError,
     SessionsOpenError,
     ShuttingDownError,
+    WithdrawnError,
 )
 from nbgpu_agent.model import Accelerator, Alternative, Phase, SessionRequest, SessionUpdate, Spec
 from nbgpu_agent.registry import SessionRegistry
@@ -341,3 +343,99 @@ async def test_changes_are_told_at_once_and_then_together(registry: SessionRegis
     registry.changes.notify()
     await asyncio.wait_for(following, DEADLINE_S)
     await changes.aclose()
+
+
+async def test_a_request_that_waits_is_told_of_and_its_session_keeps_its_id(registry: SessionRegistry) -> None:
+    held = (await opened(registry, request("H100", 4, notebook="n1")))[-1].session
+    assert held is not None
+    waiting = asyncio.ensure_future(opened(registry, request("H100", 2, notebook="n2")))
+    await until(registry.waiting)
+    [info] = registry.waiting()
+    assert (info.phase, info.queue_position, info.queue_length) == (Phase.QUEUED, 1, 1)
+    assert (info.detail, info.lease, info.request.notebook_id) == ("waiting for 2 of 2 H100", None, "n2")
+    assert [each.id for each in registry.infos()] == [held.id]
+    await registry.close(held.id, "test")
+    session = (await waiting)[-1].session
+    assert session is not None
+    assert session.id == info.id
+    assert registry.waiting() == []
+
+
+async def test_closing_what_waits_withdraws_the_request(registry: SessionRegistry) -> None:
+    await opened(registry, request("H100", 4, notebook="n1"))
+    waiting = asyncio.ensure_future(opened(registry, request("H100", 2, notebook="n2")))
+    await until(registry.waiting)
+    await registry.close(registry.waiting()[0].id, "test")
+    with pytest.raises(WithdrawnError):
+        await waiting
+    assert registry.waiting() == []
+    assert registry.ledger.offers()[0].queued == 0
+
+
+async def test_a_change_of_the_queue_is_noticed(registry: SessionRegistry) -> None:
+    await opened(registry, request("H100", 4, notebook="n1"))
+    changes = registry.changes.watch()
+    await anext(changes)
+    waiting = asyncio.ensure_future(opened(registry, request("H100", 2, notebook="n2")))
+    await asyncio.wait_for(anext(changes), DEADLINE_S)
+    await until(registry.waiting)
+    await changes.aclose()
+    waiting.cancel()
+
+
+async def test_a_session_is_given_to_another_notebook_and_both_kernels_are_told(
+    registry: SessionRegistry, kernels: FakeKernels
+) -> None:
+    await opened(registry, request("H100", notebook="n1"))
+    await opened(registry, request("A10", notebook="n2"))
+    first, second = kernels.sessions
+    info = registry.attach(first.id, "n2", "other.ipynb")
+    assert info is not None
+    assert (info.request.notebook_id, info.request.notebook_name) == ("n2", "other.ipynb")
+    assert first.choices == [("n1", ""), ("n2", first.id)]
+    assert second.choices == [("n2", first.id)]
+
+
+async def test_of_several_a_notebook_finds_the_one_attached_last(
+    registry: SessionRegistry, kernels: FakeKernels
+) -> None:
+    await opened(registry, request("H100"))
+    await opened(registry, request("A10"))
+    first, second = kernels.sessions
+    found = (await opened(registry, request()))[-1].session
+    assert found is not None
+    assert found.id == second.id
+    registry.attach(first.id, "n1")
+    found = (await opened(registry, request()))[-1].session
+    assert found is not None
+    assert found.id == first.id
+
+
+async def test_a_detached_session_is_no_notebooks_and_goes_on(registry: SessionRegistry, kernels: FakeKernels) -> None:
+    await opened(registry, request("H100"))
+    [session] = kernels.sessions
+    assert registry.detach(session.id).request.notebook_id == ""
+    assert session.choices == [("n1", "")]
+    registry.detach(session.id)
+    assert session.choices == [("n1", "")]
+    with pytest.raises(NoSuchSessionError):
+        await opened(registry, request("H100"), existing_only=True)
+    assert len(registry.infos()) == 1
+
+
+async def test_a_notebook_may_be_told_to_use_none_and_keeps_them(
+    registry: SessionRegistry, kernels: FakeKernels
+) -> None:
+    await opened(registry, request("H100"))
+    assert registry.attach("", "n1") is None
+    [session] = kernels.sessions
+    assert (session.choices, session.info().request.notebook_id) == ([("n1", "")], "n1")
+
+
+async def test_attaching_needs_a_session_and_a_notebook(registry: SessionRegistry) -> None:
+    with pytest.raises(NoSuchSessionError):
+        registry.attach("none", "n1")
+    with pytest.raises(InvalidRequestError):
+        registry.attach("", "")
+    with pytest.raises(NoSuchSessionError):
+        registry.detach("none")

@@ -123,3 +123,33 @@ async def test_closing_does_not_wait_for_a_driver_that_hangs(sampler: Sampler, r
         await asyncio.sleep(0.001)
     await asyncio.wait_for(sampler.close(), DEADLINE_S / 2)  # the thread is the executor's
     readings.may_go.set()
+
+
+@pytest.mark.asyncio
+async def test_history_alone_ends_by_itself(sampler: Sampler) -> None:
+    await sampler.sample_once()
+    batches = [batch async for batch in sampler.watch(history_s=10_000, history_only=True)]
+    assert [len(batch) for batch in batches] == [2]
+    assert [batch async for batch in sampler.watch(history_only=True)] == []
+
+
+@pytest.mark.asyncio
+async def test_an_execution_is_measured_once_there_is_a_reading_from_after_it(sampler: Sampler) -> None:
+    assert sampler.latest() == ()
+    assert sampler.measure({"a"}, 0.0, 1.0) is None
+    for _ in range(4):
+        await sampler.sample_once()
+    (newest, _) = sampler.latest()
+    assert sampler.measure({"a"}, newest.time_unix_s - 2, newest.time_unix_s) is None
+    found = sampler.measure({"b"}, newest.time_unix_s - 2, newest.time_unix_s - 0.5)
+    assert found is not None
+    assert found.mean_utilisation_percent == 2.0
+
+
+@pytest.mark.asyncio
+async def test_after_every_reading_it_is_said(readings: Readings) -> None:
+    told: list[int] = []
+    with ThreadPoolExecutor(1) as executor:
+        sampler = Sampler(readings.read, list, executor, on_reading=lambda: told.append(len(sampler.latest())))
+        await sampler.sample_once()
+    assert told == [2]

@@ -398,6 +398,15 @@ async def test_the_log_holds_what_is_written_outside_of_cells(tmp_path: Path) ->
             assert text == "child\n"
 
 
+async def test_a_client_that_loses_output_learns_of_the_end_all_the_same(tmp_path: Path) -> None:
+    async with run_service(tmp_path) as service:
+        await service.open(journal_bytes=1 << 16)
+        async with connect(service) as client:
+            for _ in range(5):  # more than a slow client is kept, at once: it cannot keep up with all of it
+                await client.run("import os\nfor i in range(40): os.write(1, b'y' * 500_000)")
+                await client.run("for i in range(40): print('y' * 500_000, flush=True)")
+
+
 async def test_a_slow_client_finds_a_gap_and_the_session_goes_on(tmp_path: Path) -> None:
     async with run_service(tmp_path) as service:
         session = await service.open(journal_bytes=1 << 20)

@@ -5,13 +5,18 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 
-from benchmarks import cell_latency, first_cell, output_flood
+from benchmarks import attach, cell_latency, environments, first_cell, live_view, output_flood, ranks, values
 from benchmarks.measurement import Row, format_table
 
 BENCHMARKS: dict[str, Callable[[], Sequence[Row]]] = {
     "cell_latency": cell_latency.run,
     "output_flood": output_flood.run,
     "first_cell": first_cell.run,
+    "values": values.run,
+    "environments": environments.run,
+    "live_view": live_view.run,
+    "attach": attach.run,
+    "ranks": ranks.run,
 }
 
 

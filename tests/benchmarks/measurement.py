@@ -67,7 +67,7 @@ def format_table(rows: Sequence[Row]) -> str:
             row.against,
             format_duration(row.reference.best_s),
             format_duration(row.reference.median_s),
-            f"{row.ratio:.2f}",
+            f"{row.ratio:.2f}" if row.ratio >= 0.1 else f"{row.ratio:.4f}",
             "" if row.goal is None else f"≤ {row.goal:g}",
         )
         for row in rows

@@ -30,6 +30,21 @@ class FakePool(pool_pb2_grpc.PoolServicer):
         self._revision = 0
         self._watching = 0
         self._open = True
+        self.history: list[pool_pb2.Sample] = []
+        self.sample_watches = 0
+        self._readings: list[pool_pb2.SampleBatch] = []
+
+    def read(self, samples: list[pool_pb2.Sample]) -> None:
+        """Makes one reading, which every watcher of samples gets from now on, and which is history for later ones."""
+        with self._changed:
+            self.history += samples
+            self._readings.append(pool_pb2.SampleBatch(samples=samples))
+            self._changed.notify_all()
+
+    def wait_for_sampling(self, condition: Callable[[int], bool], deadline_s: float = 10) -> None:
+        """Returns once the number of watches of samples meets the condition, or fails."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: condition(self.sample_watches), deadline_s), f"{self.sample_watches}"
 
     @property
     def watching(self) -> int:
@@ -67,7 +82,24 @@ class FakePool(pool_pb2_grpc.PoolServicer):
             )
             context.set_trailing_metadata(((ERROR_METADATA_KEY, error.SerializeToString()),))
             context.abort(grpc.StatusCode.FAILED_PRECONDITION, error.message)
-        return pool_pb2.HandshakeResponse(protocol_version=self.protocol_version, agent_version="0", embedded=True)
+        return pool_pb2.HandshakeResponse(
+            protocol_version=self.protocol_version,
+            agent_version="0",
+            embedded=True,
+            node=pool_pb2.Node(id="n", hostname="lab-1"),
+        )
+
+    def ListOffers(
+        self, request: pool_pb2.ListOffersRequest, context: grpc.ServicerContext
+    ) -> pool_pb2.ListOffersResponse:
+        self._check_token(context)
+        return pool_pb2.ListOffersResponse(offers=self._state.offers)
+
+    def ListSessions(
+        self, request: pool_pb2.ListSessionsRequest, context: grpc.ServicerContext
+    ) -> pool_pb2.ListSessionsResponse:
+        self._check_token(context)
+        return pool_pb2.ListSessionsResponse(sessions=self._state.sessions)
 
     def WatchPool(
         self, request: pool_pb2.WatchPoolRequest, context: grpc.ServicerContext
@@ -94,6 +126,35 @@ class FakePool(pool_pb2_grpc.PoolServicer):
                 self._watching -= 1
                 self._changed.notify_all()
 
+    def WatchSamples(
+        self, request: pool_pb2.WatchSamplesRequest, context: grpc.ServicerContext
+    ) -> Iterator[pool_pb2.SampleBatch]:
+        self._check_token(context)
+        if request.history_s and self.history:
+            yield pool_pb2.SampleBatch(samples=self.history)
+        if request.history_only:
+            return
+        context.add_callback(self._notify)
+        with self._changed:
+            position = len(self._readings)
+            self.sample_watches += 1
+            self._changed.notify_all()
+        try:
+            while True:
+                with self._changed:
+                    self._changed.wait_for(
+                        lambda: position < len(self._readings) or not self._open or not context.is_active()  # noqa: B023
+                    )
+                    if not self._open or not context.is_active():
+                        return
+                    batch = self._readings[position]
+                    position += 1
+                yield batch
+        finally:
+            with self._changed:
+                self.sample_watches -= 1
+                self._changed.notify_all()
+
     def _notify(self) -> None:
         with self._changed:
             self._changed.notify_all()
@@ -107,7 +168,7 @@ class FakePool(pool_pb2_grpc.PoolServicer):
 def run_fake_pool() -> Iterator[FakePool]:
     """Serves a fake pool on a free port of loopback."""
     pool = FakePool()
-    server = grpc.server(ThreadPoolExecutor(max_workers=8, thread_name_prefix="fake-pool"))
+    server = grpc.server(ThreadPoolExecutor(max_workers=16, thread_name_prefix="fake-pool"))
     pool_pb2_grpc.add_PoolServicer_to_server(pool, server)
     pool.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     server.start()

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import psutil
 
-from nbgpu_agent.model import KernelState, Lease, Phase, SessionInfo, SessionRequest
+from nbgpu_agent.model import EnvironmentFacts, KernelState, Lease, Phase, SessionInfo, SessionRequest
 
 
 class FakeSession:
@@ -25,6 +26,28 @@ class FakeSession:
         self._desk = desk
         self._phase = Phase.STARTING
         self._created_unix_s = time.time()
+
+        self.attached_unix_s = self._created_unix_s if request.notebook_id else 0.0
+        self.choices: list[tuple[str, str]] = []
+
+    def note_phase(self, phase: Phase, detail: str = "") -> None:
+        self._phase = phase
+
+    def note_environment(self, environment: EnvironmentFacts) -> None:
+        pass
+
+    def attach(self, notebook_id: str, notebook_name: str = "") -> None:
+        self.request = replace(
+            self.request, notebook_id=notebook_id, notebook_name=notebook_name or self.request.notebook_name
+        )
+        self.attached_unix_s = time.time() if notebook_id else 0.0
+        self._on_change()
+
+    def tell_choice(self, notebook_id: str, session_id: str) -> None:
+        self.choices.append((notebook_id, session_id))
+
+    def measure_executions(self) -> None:
+        pass
 
     async def start(self) -> None:
         self._desk.starting += 1
@@ -55,6 +78,7 @@ class FakeSession:
             kernel_exit=None,
             python_version="3.11.7",
             working_folder="/",
+            attached_unix_s=self.attached_unix_s,
         )
 
     def processes(self) -> list[psutil.Process]:

@@ -293,7 +293,7 @@ def test_a_slider_moved_in_the_page_moves_in_the_session(notebook: NotebookKerne
 
 
 def test_completion_and_inspection_of_remote_names(notebook: NotebookKernel) -> None:
-    notebook.run("%%gpu\nremote_only_name = {'key': 1}\ndef remote_function(a):\n    'What it does.'")
+    notebook.run("%%gpu --no-sync\nremote_only_name = {'key': 1}\ndef remote_function(a):\n    'What it does.'")
     cell = "%%gpu\nremote_only_na"
     found = notebook.ask("complete_request", {"code": cell, "cursor_pos": len(cell)})
     assert "remote_only_name" in found["matches"]
@@ -330,10 +330,10 @@ def test_help_of_a_remote_object(notebook: NotebookKernel) -> None:
 
 def test_sticky_mode_runs_every_cell_there_and_says_so(notebook: NotebookKernel) -> None:
     notebook.run("where = 'here'")
-    notebook.run("%%gpu\nwhere = 'there'")
+    notebook.run("%%gpu --no-sync\nwhere = 'there'")
     assert "every cell now runs on H100" in notebook.run("%gpu on").text()
     try:
-        cell = notebook.run("where")
+        cell = notebook.run("globals()['where']")
         assert cell.result == "'there'"
         assert cell.messages[0]["content"]["data"]["text/plain"] == "▸ on H100 (simulated)"
         failing = notebook.run("x = 1\n1/0")
@@ -403,3 +403,11 @@ def test_a_plain_ipython_terminal(own_folders: Path, notebook: NotebookKernel, r
     assert "again 42" in text
     assert text.count("ZeroDivisionError: division by zero") == 1
     assert "closed session" in text
+
+
+def test_a_traceback_tells_the_cell_of_a_function_that_the_notebook_defined(notebook: NotebookKernel) -> None:
+    defined = notebook.run("def divide(x):\n    return 1 / x")
+    [error] = notebook.run("%%gpu\ndivide(0)").errors
+    shown = without_colours("\n".join(error["traceback"]))
+    assert f"Cell In[{defined.execution_count}], line 2, in divide(x)" in shown
+    assert "----> 2     return 1 / x" in shown

@@ -66,8 +66,8 @@ def test_status_names_the_accelerator(executed: dict[str, NotebookNode]) -> None
 
 
 def test_learns(executed: dict[str, NotebookNode]) -> None:
-    found = re.search(r"first epoch ([\d.]+), after the last ([\d.]+)", text_of(executed["train"]))
-    assert found, text_of(executed["train"])
+    found = re.search(r"first epoch ([\d.]+), after the last ([\d.]+)", text_of(executed["loss-curve"]))
+    assert found, text_of(executed["loss-curve"])
     assert float(found[2]) < float(found[1]) / 10
     accuracy = re.search(r"test accuracy: ([\d.]+)%", text_of(executed["accuracy"]))
     assert accuracy, text_of(executed["accuracy"])

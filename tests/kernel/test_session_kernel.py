@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from nbgpu_protocol.v1 import session_pb2
 from session_clients import connect, run_service
 
 pytestmark = pytest.mark.asyncio
@@ -64,3 +65,25 @@ async def test_a_handler_that_a_cell_set_is_gone_with_the_cell(tmp_path: Path) -
             request = await client.execute("import time; time.sleep(600)")
             assert await client.interrupt(request)
             assert (await client.result(request)).reply["ename"] == "KeyboardInterrupt"
+
+
+async def test_a_client_that_sends_nonsense_beside_a_cell_gets_a_reply(tmp_path: Path) -> None:
+    async with run_service(tmp_path) as service:
+        await service.open()
+        async with connect(service) as client:
+            fields = {"code": "x = 1", "silent": False, "store_history": False, "user_expressions": {}}
+            for values in (
+                5,
+                [1],
+                {"outputs": 5},
+                {"parcels": [{}]},
+                {"tokens": {"x": "1"}, "places": [{"inline": 9}]},
+            ):
+                request = await client.send(
+                    session_pb2.SHELL, "execute_request", fields, nbgpu={"execution_count": 1, "values": values}
+                )
+                reply = (await client.result(request)).reply
+                assert (reply["status"], reply["nbgpu_values"]["bound"]) == ("error", False), values
+            for nothing in ("x", [1], {"execution_count": "one"}, None):
+                request = await client.send(session_pb2.SHELL, "execute_request", fields, nbgpu=nothing)
+                assert (await client.result(request)).reply["status"] == "ok", nothing

@@ -93,12 +93,15 @@ REASONS = {
     "SESSIONS_OPEN": (9, errors.SessionsOpenError),
     "NOT_IMPLEMENTED": (10, errors.NotOfferedError),
     "INVALID_REQUEST": (11, errors.InvalidRequestError),
-    "NO_SUCH_BLOB": (12, errors.AgentFaultError),
-    "DIGEST_MISMATCH": (13, errors.AgentFaultError),
+    "NO_SUCH_BLOB": (12, errors.NoSuchBlobError),
+    "DIGEST_MISMATCH": (13, errors.DigestMismatchError),
     "SHUTTING_DOWN": (14, errors.AgentUnreachableError),
     "INTERNAL": (15, errors.AgentFaultError),
     "ADDRESS_REFUSED": (16, errors.NotOfferedError),
     "INTERPRETER_REFUSED": (17, errors.NotOfferedError),
+    "ENVIRONMENT_IMPOSSIBLE": (18, errors.EnvironmentImpossibleError),
+    "BUILD_FAILED": (19, errors.BuildFailedError),
+    "DISK_FULL": (20, errors.DiskFullError),
 }
 """Frozen: agents and clients of other versions go by the numbers. A new reason is added here, none is changed."""
 

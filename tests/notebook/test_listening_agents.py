@@ -25,7 +25,8 @@ with nbgpu.attach("H100x2", wait=False) as session:
 
 
 def attach(place: Workplace, address: str, token: str) -> subprocess.CompletedProcess[str]:
-    environ = place.environ(NBGPU_AGENT_ADDRESS=address, NBGPU_AGENT_TOKEN=token, NBGPU_SIMULATE="")
+    # In the environment that the agent has: nothing but the loopback is to be reached.
+    environ = place.environ(NBGPU_AGENT_ADDRESS=address, NBGPU_AGENT_TOKEN=token, NBGPU_SIMULATE="", NBGPU_SNAPSHOT="0")
     return subprocess.run(
         [sys.executable, "-W", "error::ResourceWarning", "-c", ATTACH],
         env=environ,

@@ -6,7 +6,7 @@ import pytest
 
 from nbgpu import errors
 from nbgpu.extension import sticky_transform
-from nbgpu.magics import STICKY_OPTION, CommandLine, code_to_run, parse_line
+from nbgpu.magics import STICKY_OPTION, CommandLine, code_to_run, parse_line, take_value
 
 ALLOWED = frozenset({"--new", "--no-wait", STICKY_OPTION})
 
@@ -84,3 +84,23 @@ def test_while_switched_off_nothing_changes() -> None:
 
 def test_typing_does_not_run_the_transform() -> None:
     assert sticky_transform(lambda: True).has_side_effects  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("line", "rest", "value"),
+    [
+        ("H100 --new", "H100 --new", None),
+        ("--pool lab H100", "H100", "lab"),
+        ("H100 --pool='the lab'", "H100", "the lab"),
+        ("H100 --pool 'the lab' --new", "H100 --new", "the lab"),
+        ("--pools lab", "--pools lab", None),
+    ],
+)
+def test_an_option_with_a_value_is_taken_out_of_a_line(line: str, rest: str, value: str | None) -> None:
+    assert take_value(line, "--pool") == (rest, value)
+
+
+@pytest.mark.parametrize("line", ["H100 --pool", "--pool --new", "--pool=", "--pool 'lab"])
+def test_an_option_without_its_value_is_said(line: str) -> None:
+    with pytest.raises(errors.CommandError):
+        take_value(line, "--pool")

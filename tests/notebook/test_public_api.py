@@ -12,6 +12,7 @@ import nbgpu
 
 PUBLIC = {
     "AsyncSession",
+    "Call",
     "Error",
     "RemoteError",
     "RemoteResult",
@@ -19,12 +20,20 @@ PUBLIC = {
     "__version__",
     "attach",
     "attach_async",
+    "distributed",
+    "find_call",
     "load_ipython_extension",
+    "metrics",
+    "ray_launch",
+    "runtime",
     "unload_ipython_extension",
 }
 """Frozen: taking a name away breaks notebooks, adding one is a promise."""
 
-METHODS = {"accelerators", "close", "detach", "execute", "id", "info", "interrupt", "logs", "restart"}
+METHODS = {
+    "accelerators", "close", "detach", "execute", "id", "info", "interrupt", "logs", "pull", "push", "restart",
+    "samples", "sync",
+}  # fmt: skip
 
 
 def test_public_names_are_frozen() -> None:

@@ -128,6 +128,9 @@ def session(**fields: Any) -> pool_pb2.SessionInfo:
         ({"last_active_unix_s": NOW - 59}, "idle"),
         ({"last_active_unix_s": NOW - 12 * 60}, "idle 12 min"),
         ({"kernel_state": pool_pb2.KERNEL_STARTING}, "starting its kernel"),
+        ({"phase": pool_pb2.QUEUED, "queue_position": 2, "queue_length": 5}, "queued, 2nd of 5"),
+        ({"phase": pool_pb2.MATERIALISING, "detail": "Installing 12 of 80: torch"}, "Installing 12 of 80: torch"),
+        ({"phase": pool_pb2.MATERIALISING}, "building the environment"),
         (
             {
                 "kernel_state": pool_pb2.KERNEL_EXECUTING,

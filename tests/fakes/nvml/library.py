@@ -18,9 +18,12 @@ class FakeSlice:
     name: str = ""
     total_bytes: int = 0
     used_bytes: int = 0
+    processes: Sequence[tuple[int, int]] = ()
+    """Of each, its pid and the memory that it uses, in bytes."""
 
-    def line(self) -> str:
-        return f"mig|{self.uuid}|{self.name}|{self.total_bytes}|{self.used_bytes}"
+    def lines(self) -> list[str]:
+        own = f"mig|{self.uuid}|{self.name}|{self.total_bytes}|{self.used_bytes}"
+        return [own, *_process_lines(self.processes)]
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,19 @@ class FakeGpu:
     lost: bool = False
     mig: bool | None = False
     slices: Sequence[FakeSlice] = ()
+    pcie_tx_kb_per_s: int | None = 0
+    pcie_rx_kb_per_s: int | None = 0
+    nvlink_tx_kib: int | None = None
+    """Carried in all."""
+    nvlink_rx_kib: int | None = None
+    clock_reasons: int | None = 0
+    """NVML's bits."""
+    ecc_corrected: int | None = 0
+    ecc_uncorrected: int | None = 0
+    processes: Sequence[tuple[int, int]] = ()
+    """Of each, its pid and the memory that it uses, in bytes."""
+    xids: Sequence[tuple[int, int]] = ()
+    """Of each, its code and its number among the events of all GPUs, from 1 on."""
 
     def lines(self) -> list[str]:
         fields = (
@@ -55,10 +71,24 @@ class FakeGpu:
             self.memory_clock_mhz,
             int(self.lost),
             None if self.mig is None else int(self.mig),
+            self.pcie_tx_kb_per_s,
+            self.pcie_rx_kb_per_s,
+            self.nvlink_tx_kib,
+            self.nvlink_rx_kib,
+            self.clock_reasons,
+            self.ecc_corrected,
+            self.ecc_uncorrected,
         )
-        return ["gpu|" + "|".join("" if each is None else str(each) for each in fields)] + [
-            each.line() for each in self.slices
+        return [
+            "gpu|" + "|".join("" if each is None else str(each) for each in fields),
+            *_process_lines(self.processes),
+            *(f"xid|{code}|{number}" for code, number in self.xids),
+            *(line for each in self.slices for line in each.lines()),
         ]
+
+
+def _process_lines(processes: Sequence[tuple[int, int]]) -> list[str]:
+    return [f"process|{pid}|{used}" for pid, used in processes]
 
 
 def build_library(folder: Path, *, without: Sequence[str] = ()) -> Path:

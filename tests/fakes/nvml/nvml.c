@@ -2,16 +2,21 @@
  *
  * $NBGPU_FAKE_NVML names the file, which is read anew at every call. Each line is one device:
  *   gpu|uuid|name|total|used|utilisation|power_mw|power_limit_mw|temperature|sm_mhz|memory_mhz|lost|mig
+ *       |pcie_tx_kb_s|pcie_rx_kb_s|nvlink_tx_kib|nvlink_rx_kib|reasons|ecc_corrected|ecc_uncorrected
  *   mig|uuid|name|total|used            a slice of the GPU above; an empty uuid is a number without a slice
- * Memory is in bytes. Compiled with -DWITHOUT_MEMORY_V2 or -DWITHOUT_CLOCKS it is a driver that lacks these symbols.
+ *   process|pid|used                    computes on the GPU or slice above
+ *   xid|code|number                     an event of the GPU above; told once to those who wait, in order of the numbers
+ * Memory is in bytes, NVLink what it has carried in all. Compiled with -DWITHOUT_MEMORY_V2, -DWITHOUT_CLOCKS,
+ * -DWITHOUT_REASONS or -DWITHOUT_DETAILS it is a driver that lacks these symbols.
  */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
-enum { SUCCESS = 0, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, INSUFFICIENT_SIZE = 7, GPU_IS_LOST = 15,
+enum { SUCCESS = 0, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, INSUFFICIENT_SIZE = 7, TIMEOUT = 10, GPU_IS_LOST = 15,
        UNKNOWN = 999 };
-enum { MAX_DEVICES = 128, FIELDS = 13 };
+enum { MAX_DEVICES = 128, FIELDS = 20, MAX_LINES = 256 };
 
 typedef struct { int slot; } Handle;
 typedef struct { char field[FIELDS][128]; int parent; } Device;
@@ -20,20 +25,40 @@ typedef struct { unsigned version; unsigned long long total, reserved, free, use
 typedef struct { unsigned gpu, memory; } Utilisation;
 
 static Handle handles[MAX_DEVICES];
-static Device devices[MAX_DEVICES];
-static int device_count;
+typedef struct { unsigned pid; unsigned long long used; unsigned gpu_instance, compute_instance; } Process;
+typedef struct { unsigned field, scope; long long timestamp, latency; int type, status; unsigned long long value; } Field;
+typedef struct { Handle *device; unsigned long long type, data; unsigned gpu_instance, compute_instance; } Event;
+typedef struct { int device; unsigned long long first, second; } Line;
+
+/* Each thread has what it read itself: the agent asks from several at once. */
+static __thread Device devices[MAX_DEVICES];
+static __thread int device_count;
+static __thread Line processes[MAX_LINES], xids[MAX_LINES];
+static __thread int process_count, xid_count;
 
 static int load(void) {
     FILE *file = fopen(getenv("NBGPU_FAKE_NVML") ? getenv("NBGPU_FAKE_NVML") : "", "r");
     char line[2048];
     int parent = -1;
     if (!file) return UNKNOWN;
-    device_count = 0;
+    device_count = process_count = xid_count = 0;
     while (fgets(line, sizeof line, file) && device_count < MAX_DEVICES) {
         Device *device = &devices[device_count];
         char *rest = line, *field;
         line[strcspn(line, "\n")] = 0;
         if (!*line) continue;
+        if (!strncmp(line, "process|", 8) && process_count < MAX_LINES) {
+            Line *found = &processes[process_count++];
+            found->device = device_count - 1;
+            sscanf(line, "process|%llu|%llu", &found->first, &found->second);
+            continue;
+        }
+        if (!strncmp(line, "xid|", 4) && xid_count < MAX_LINES) {
+            Line *found = &xids[xid_count++];
+            found->device = device_count - 1;
+            sscanf(line, "xid|%llu|%llu", &found->first, &found->second);
+            continue;
+        }
         memset(device, 0, sizeof *device);
         for (int i = 0; i < FIELDS && (field = strsep(&rest, "|")); i++) snprintf(device->field[i], 128, "%s", field);
         handles[device_count].slot = device_count;
@@ -172,3 +197,85 @@ int nvmlDeviceGetMigDeviceHandleByIndex(Handle *handle, unsigned index, Handle *
         }
     return NOT_FOUND;
 }
+
+#ifndef WITHOUT_DETAILS
+int nvmlDeviceGetPcieThroughput(Handle *handle, unsigned counter, unsigned *to) {
+    usleep(20000); /* as the real one */
+    return counter < 2 ? number(handle, 13 + (int)counter, to) : INVALID_ARGUMENT;
+}
+
+int nvmlDeviceGetTotalEccErrors(Handle *handle, unsigned kind, unsigned counter, unsigned long long *to) {
+    unsigned value = 0;
+    int status = kind < 2 && counter == 0 ? number(handle, 18 + (int)kind, &value) : INVALID_ARGUMENT;
+    *to = value;
+    return status;
+}
+
+int nvmlDeviceGetFieldValues(Handle *handle, int count, Field *values) {
+    int status;
+    if (!find(handle, &status)) return status;
+    for (int i = 0; i < count; i++) {
+        unsigned value = 0;
+        int known = (values[i].field == 138 || values[i].field == 139) && values[i].scope == 0xffffffffu;
+        values[i].status = known ? number(handle, 15 + (int)(values[i].field - 138), &value) : INVALID_ARGUMENT;
+        values[i].type = 3;
+        values[i].value = value;
+    }
+    return SUCCESS;
+}
+
+int nvmlDeviceGetComputeRunningProcesses_v3(Handle *handle, unsigned *count, Process *to) {
+    int status;
+    unsigned room = *count, found = 0;
+    if (!find(handle, &status)) return status;
+    for (int i = 0; i < process_count; i++) {
+        if (processes[i].device != handle->slot) continue;
+        if (to && found < room) to[found] = (Process){(unsigned)processes[i].first, processes[i].second, 0, 0};
+        found++;
+    }
+    *count = found;
+    return found && (!to || found > room) ? INSUFFICIENT_SIZE : SUCCESS;
+}
+
+int nvmlSystemGetProcessName(unsigned pid, char *to, unsigned length) {
+    snprintf(to, length, "/opt/other/container-%u", pid);
+    return SUCCESS;
+}
+
+static unsigned long long told;
+
+int nvmlEventSetCreate(void **set) { *set = &told; return SUCCESS; }
+int nvmlEventSetFree(void *set) { (void)set; return SUCCESS; }
+int nvmlDeviceRegisterEvents(Handle *handle, unsigned long long types, void *set) {
+    (void)handle, (void)set;
+    return types == 8 ? SUCCESS : NOT_SUPPORTED;
+}
+
+int nvmlEventSetWait_v2(void *set, Event *event, unsigned timeout_ms) {
+    (void)set;
+    for (unsigned waited = 0; waited <= timeout_ms; waited += 5) {
+        int status = load();
+        if (status) return status;
+        for (int i = 0; i < xid_count; i++)
+            if (xids[i].second > told) {
+                told = xids[i].second;
+                *event = (Event){&handles[xids[i].device], 8, xids[i].first, 0xffffffffu, 0xffffffffu};
+                return SUCCESS;
+            }
+        usleep(5000);
+    }
+    return TIMEOUT;
+}
+
+static int reasons(Handle *handle, unsigned long long *to) {
+    unsigned value = 0;
+    int status = number(handle, 17, &value);
+    *to = value;
+    return status;
+}
+
+#ifndef WITHOUT_REASONS
+int nvmlDeviceGetCurrentClocksEventReasons(Handle *handle, unsigned long long *to) { return reasons(handle, to); }
+#endif
+int nvmlDeviceGetCurrentClocksThrottleReasons(Handle *handle, unsigned long long *to) { return reasons(handle, to); }
+#endif
