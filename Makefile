@@ -57,6 +57,10 @@ test-gpu: setup ## Runs the tests that need an NVIDIA GPU
 bench: setup ## Measures, and prints one table
 	@PYTHONPATH=tests $(BIN)/python -m benchmarks
 
+.PHONY: picture
+picture: $(INSTALLED) ## Takes the pictures of the README anew, from a real JupyterLab
+	@$(BIN)/python tools/picture.py
+
 .PHONY: protocol
 protocol: $(REQUIREMENTS) ## Generates the stubs from the .proto files
 	$(BIN)/python tools/protocol.py
