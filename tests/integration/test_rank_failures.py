@@ -179,7 +179,8 @@ def test_an_exception_has_its_own_type_and_its_cause(notebook: NotebookKernel) -
     _, text = fail(notebook, "chained.distributed()")
     assert text.index("ZeroDivisionError: division by zero") < text.index("direct cause") < text.index("Mine: ('boom'")
     assert "1 / 0" in text
-    assert "raised Mine after it: ('boom', " in text
+    # The other rank has raised as well by then, or was stopped on its way there.
+    assert re.search(r"raised Mine after it: \('boom', |rank \d was running when it was stopped", text), text
 
 
 def test_the_launcher_itself_is_killed(notebook: NotebookKernel) -> None:
