@@ -253,7 +253,11 @@ export class NotebookCells implements IDisposable {
     if (run.isDismissed || run.started_s === null || !this.page.settings.values.warnings) {
       return null;
     }
-    return adviceForLocalCell(this._found?.session ?? null, Date.now() / 1000 - run.started_s);
+    return adviceForLocalCell(
+      this._found?.session ?? null,
+      Date.now() / 1000 - run.started_s,
+      this.page.settings.values.idleWarning_s
+    );
   }
 
   private _adviceForGpu(run: IRun, found: IFoundSession, execution: IExecution): string | null {
