@@ -1,7 +1,7 @@
 /** How a session's environment and variables stand with its notebook's, in words. */
 
 import type { IDifference, IPackageChange, ISession, ISharedVariable } from '../state';
-import { formatBytes } from './quantities';
+import { formatSize } from './quantities';
 import { count } from './sentences';
 import { describeEnvironment } from './sessions';
 
@@ -80,7 +80,7 @@ export function describeVariables(session: ISession): IFact | null {
   }
   const { sent_count, sent, sent_bytes, handle_count, handles } = variables;
   const parts = [
-    ...(sent_count === 0 ? [] : [`${sent_count} sent (${formatBytes(sent_bytes)})`]),
+    ...(sent_count === 0 ? [] : [`${sent_count} sent (${formatSize(sent_bytes)})`]),
     ...(handle_count === 0 ? [] : [count(handle_count, 'handle')])
   ];
   return {
@@ -101,7 +101,7 @@ export function describeVariables(session: ISession): IFact | null {
 }
 
 function describeVariable({ name, size_bytes }: ISharedVariable, kind: string): string {
-  return [name, ...(size_bytes === null ? [] : [formatBytes(size_bytes)]), kind].join(', ');
+  return [name, ...(size_bytes === null ? [] : [formatSize(size_bytes)]), kind].join(', ');
 }
 
 /** Says how many there are beside those that are named. */
