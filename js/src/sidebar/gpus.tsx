@@ -59,9 +59,9 @@ export function GpusSection(props: {
           chooseWindow(Number(event.target.value));
         }}
       >
-        {WINDOWS.map(({ span_s, label }) => (
+        {WINDOWS.map(({ span_s, short }) => (
           <option key={span_s} value={span_s}>
-            {label}
+            {short}
           </option>
         ))}
       </HTMLSelect>
