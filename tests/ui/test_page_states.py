@@ -37,6 +37,7 @@ CUT_CHOICES = """selector => [...document.querySelectorAll(selector + ' select')
   .map(select => select.getAttribute('aria-label'))"""
 NARROW = """:root { --jp-sidebar-min-width: 100px !important; }
 #jp-left-stack, #jp-main-split-panel > * { min-width: 0 !important; }
+#jp-left-stack { overflow: visible !important; z-index: 1; }
 #nbgpu-panel { width: %dpx !important; }"""
 INKED = """index => {
   const canvas = document.querySelectorAll('.nbgpu-Charts [data-accelerator]')[index].querySelector('canvas');

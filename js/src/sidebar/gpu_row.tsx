@@ -83,7 +83,7 @@ function MemoryBar(props: { sample: ISample | null }): React.JSX.Element {
 function Condition(props: {
   accelerator: IAccelerator;
   sample: ISample | null;
-}): React.JSX.Element {
+}): React.JSX.Element | null {
   const { accelerator, sample } = props;
   const troubles = sample === null ? [] : describeTroubles(sample);
   if (troubles.length > 0) {
@@ -95,9 +95,11 @@ function Condition(props: {
     );
   }
   const heat = sample === null ? null : describeHeat(sample);
-  const reason = accelerator.simulated
-    ? 'A simulated accelerator has no power or temperature of its own'
-    : 'Neither power nor temperature is known';
+  if (heat === null && accelerator.simulated) {
+    // its heading says that it is simulated: there is no power or temperature to know
+    return null;
+  }
+  const reason = 'Neither power nor temperature is known';
   return (
     <span className="nbgpu-GpuRow-condition" title={heat === null ? reason : undefined}>
       {heat ?? UNKNOWN}
