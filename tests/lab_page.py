@@ -273,10 +273,14 @@ class LabPage:
         return counts
 
     def close_all(self) -> None:
-        """Saves and closes what is open in the main area, and ends every kernel."""
+        """Saves and closes what is open in the main area, and ends every kernel, once notebooks are connected to them."""
         self.page.evaluate(
             """async () => {
-              const { commands, serviceManager } = window.jupyterapp;
+              const { commands, serviceManager, shell } = window.jupyterapp;
+              for (const { sessionContext } of shell.widgets('main')) {
+                await sessionContext?.ready;
+                await sessionContext?.session?.kernel?.info;
+              }
               await commands.execute('docmanager:save-all');  // or else a dialog asks
               await commands.execute('application:close-all');
               await serviceManager.sessions.shutdownAll();

@@ -419,6 +419,7 @@ def test_the_charts_come_back_with_the_page(lab, feed, kernel_id):
     lab.execute("nbgpu:open-charts")
     lab.wait_until_layout_has("nbgpu-charts:charts")
     lab.reload()
+    lab.page.locator(".lm-DockPanel-tabBar .lm-TabBar-tab", has_text="GPU charts").click()
     expect(lab.page.locator(".nbgpu-Charts [data-accelerator]:visible")).to_have_count(8)
     lab.page.wait_for_function(INKED, arg=0)
     assert lab.page.locator(".jp-MainAreaWidget > .nbgpu-Charts").count() == 1
