@@ -273,7 +273,7 @@ class LabPage:
         return counts
 
     def close_all(self) -> None:
-        """Saves and closes what is open in the main area, and ends every kernel, once notebooks are connected to them."""
+        """Saves and closes what is open in the main area once its notebooks are connected, and ends every kernel."""
         self.page.evaluate(
             """async () => {
               const { commands, serviceManager, shell } = window.jupyterapp;
