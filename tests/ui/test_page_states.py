@@ -256,7 +256,7 @@ def test_what_differs_is_named_and_opens_without_overflowing(lab, feed, kernel_i
         "torch 2.12.0, removed",
         "and 117 more packages",
     ]
-    for width in (200, 300):
+    for width in (200, 250):
         style = lab.page.add_style_tag(content=NARROW % width)
         for theme in ("Light", "Dark"):
             lab.set_theme(f"JupyterLab {theme}")
