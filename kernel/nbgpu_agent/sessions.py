@@ -41,6 +41,7 @@ from nbgpu_agent.model import (
 
 if TYPE_CHECKING:
     from nbgpu_agent.measuring import Measurement
+    from nbgpu_agent.stacks import Stacks
 
 Measure: TypeAlias = "Callable[[Collection[str], float, float], Measurement | None]"
 """Says what accelerators did from one time to another; None while there is no reading from after that."""
@@ -460,8 +461,8 @@ class Session:
         nudging.add_done_callback(self._nudges.discard)
         return True
 
-    async def stacks(self) -> str:
-        """Returns the Python stacks of the kernel's threads.
+    async def stacks(self) -> Stacks:
+        """Returns the Python stacks of the kernel's threads, and of its ranks.
 
         Raises:
             KernelDiedError: There is no kernel, or it does not answer.

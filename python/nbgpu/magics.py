@@ -27,6 +27,7 @@ from nbgpu_protocol.v1 import pool_pb2
 
 STICKY_OPTION = "--sticky"
 NO_SYNC_OPTION = "--no-sync"
+ALL_OPTION = "--all"
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,7 @@ class GpuMagics(Magics):
             "interrupt": self._interrupt,
             "restart": self._restart,
             "logs": self._logs,
+            "stacks": self._stacks,
             "push": self._push,
             "pull": self._pull,
             **self.environment.commands,
@@ -163,6 +165,9 @@ class GpuMagics(Magics):
             %gpu restart [ID]            a fresh kernel on the same accelerators
             %gpu logs [ID]               what the session's process wrote outside of cells
             %gpu logs --rank N           what a rank of the latest `distributed` call wrote, all of it
+            %gpu stacks [ID] [--all]     where the session's code is now: of its kernel, and of each rank
+                                         (while a cell runs: "Show Stacks" in the notebook's GPU menu,
+                                         or `nbgpu stacks ID` in a terminal)
             %gpu push NAME…              send variables to the session
             %gpu pull NAME…              bring variables of the session here
             %gpu sync [PATH…] [--to|--from] [--dry-run]
@@ -329,6 +334,11 @@ class GpuMagics(Magics):
             print(read_rank_log(rank.strip()), end="")
             return
         print(Session(self._named(line)).logs(), end="")
+
+    def _stacks(self, line: str) -> None:
+        command = parse_line(line, frozenset({ALL_OPTION}))
+        client = self._named(" ".join(command.words))
+        print(Session(client).stacks(all_threads=ALL_OPTION in command.options))
 
     def _push(self, line: str) -> None:
         names = _names(line)

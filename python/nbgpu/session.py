@@ -21,6 +21,7 @@ from nbgpu.notebook import OnUpdate, current_request, notebook_id, this_notebook
 from nbgpu.output import RemoteResult, choose_publisher
 from nbgpu.session_client import CLIENT_ID, SessionClient
 from nbgpu.spec import Spec, parse_spec
+from nbgpu.stack_report import NameOf, cell_name, stacks_in_words
 from nbgpu.values.exchange import Exchange, Run
 from nbgpu.values.handle import Handle
 from nbgpu.values.synchroniser import Wish
@@ -336,6 +337,19 @@ class Session(_SessionBase):
         """Returns what the kernel's process wrote outside of cells."""
         return background().run(self._client.pool.read_log(self.id))
 
+    def stacks(self, *, all_threads: bool = False) -> str:
+        """Returns where the session's code is now, in words: of its kernel, and of each rank of a call that runs.
+
+        It does not wait for the kernel, whatever that does.
+
+        Args:
+            all_threads: Those that wait for work, or for messages, too.
+
+        Raises:
+            KernelDiedError: There is no kernel, or it does not answer.
+        """
+        return background().run(_stacks(self._client, cell_name, all_threads=all_threads))
+
     def samples(self, last_s: float = 60.0) -> Any:
         """Returns what its accelerators did: a pandas DataFrame, or a list of dicts where there is no pandas.
 
@@ -458,6 +472,10 @@ class AsyncSession(_SessionBase):
     async def logs(self) -> str:
         return await _await(self._client.pool.read_log(self.id))
 
+    async def stacks(self, *, all_threads: bool = False) -> str:
+        """Returns where the session's code is now; see `Session.stacks`."""
+        return await _await(_stacks(self._client, cell_name, all_threads=all_threads))
+
     async def samples(self, last_s: float = 60.0) -> Any:
         """Returns what its accelerators did; see `Session.samples`."""
         return as_frame(await _await(recorded_rows(self._client, last_s)))
@@ -542,6 +560,11 @@ async def _info(client: SessionClient) -> pool_pb2.SessionInfo:
         if info.id == client.id:
             return info
     raise errors.NoSuchSessionError(f"the session {client.id} is closed")
+
+
+async def _stacks(client: SessionClient, name_of: NameOf, *, all_threads: bool) -> str:
+    response, info = await asyncio.gather(client.pool.stacks(client.id), _info(client))
+    return stacks_in_words(response, info, name_of, show_all=all_threads)
 
 
 def _raise(error: BaseException) -> NoReturn:

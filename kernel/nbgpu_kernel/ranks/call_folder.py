@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,12 @@ class Plan:
     """From the ranks' start; None: for ever."""
     sys_path: list[str]
     kernel_pid: int
+    whereabouts: str | None = None
+    """The folder in which the kernel leaves word of where its code is."""
+    cells: dict[str, int] = field(default_factory=dict)
+    """Files of the notebook's cells, and the number of each."""
+    hang_after_s: float | None = None
+    """Without output and progress for so long the ranks are said to hang; None: that is not looked for."""
 
 
 class CallFolder:

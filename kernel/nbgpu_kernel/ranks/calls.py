@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nbgpu_kernel import whereabouts
 from nbgpu_kernel.ranks.call_folder import CallFolder, Plan
 from nbgpu_kernel.ranks.message_file import read_values
 from nbgpu_kernel.ranks.output import FoldedView, Follower, FullView, PrefixedView, View
@@ -167,7 +168,8 @@ def submit(request: Mapping[str, Any]) -> dict[str, Any]:
     """Starts a call; returns its id.
 
     Args:
-        request: `function`, `args`, `kwargs`, `world_size`, `timeout_s`.
+        request: `function`, `args`, `kwargs`, `world_size`, `timeout_s`, and what the ranks' watcher is to know:
+            `hang_after_s`, and `cells`, the numbers of the notebook's cells by the files that their code names.
     """
     call_id = secrets.token_hex(4)
     folder = CallFolder(Path(tempfile.gettempdir()) / call_id)
@@ -178,7 +180,17 @@ def submit(request: Mapping[str, Any]) -> dict[str, Any]:
         folder.make()
         hidden = _shell().user_ns_hidden
         write_call(folder.payload, request["function"], request["args"], request["kwargs"], _definitions(), hidden)
-        folder.write_plan(Plan(call_id, world_size, request["timeout_s"], sys_path, os.getpid()))
+        plan = Plan(
+            call_id,
+            world_size,
+            request["timeout_s"],
+            sys_path,
+            os.getpid(),
+            whereabouts.folder(),
+            cells=dict(request.get("cells") or {}),
+            hang_after_s=request.get("hang_after_s"),
+        )
+        folder.write_plan(plan)
         call.start(_variables(call_id, folder, world_size))
     except BaseException as error:  # an interrupt as well
         call.abandon()

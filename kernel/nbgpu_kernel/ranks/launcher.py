@@ -28,6 +28,7 @@ from nbgpu_kernel.ranks.memory_events import killed_between, read_memory_kills
 from nbgpu_kernel.ranks.processes import end_marked, exit_of, signal_group, signal_process
 from nbgpu_kernel.ranks.rank import STACKS_SIGNAL, Wiring, run_rank
 from nbgpu_kernel.ranks.stacks import collective, main_thread, users_frame
+from nbgpu_kernel.whereabouts import RankProcess, forget_group, write_group
 
 _THEIR_SIGNALS = "TORCHELASTIC_SIGNALS_TO_HANDLE"
 _TICK_S = 0.05
@@ -132,6 +133,7 @@ class _Launch:
         try:
             outcome = self._watch()
         finally:
+            forget_group(self._plan.whereabouts, self._plan.call_id)
             self._end_ranks(signal.SIGTERM, _GRACE_S)
             context.close(signal.SIGKILL, timeout=1)
         end_marked(self._plan.call_id)
@@ -163,9 +165,18 @@ class _Launch:
         del os.environ[_THEIR_SIGNALS]
         for rank, pid in context.pids().items():
             self._ranks[rank].pid = pid
+        plan = self._plan
+        write_group(plan.whereabouts, plan.call_id, plan.world_size, self._processes(), plan.cells)
         self._close_ranks_ends()
         self._send_start()
         return context
+
+    def _processes(self) -> dict[int, RankProcess]:
+        """Returns how each rank can be asked where it is."""
+        return {
+            state.rank: RankProcess(state.rank, state.pid, str(self._folder.stacks(state.rank)))
+            for state in self._ranks
+        }
 
     def _numbers(self) -> range:
         return range(self._plan.world_size)

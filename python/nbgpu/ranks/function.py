@@ -6,6 +6,8 @@ import functools
 from collections.abc import Callable
 from typing import Any, TypeVar, overload
 
+from IPython.core.getipython import get_ipython
+
 from nbgpu.errors import CommandError
 from nbgpu.ranks.accelerators import Wanted, parse_wanted
 from nbgpu.ranks.call import Call, view_here
@@ -111,8 +113,15 @@ class DistributedFunction:
             "kwargs": kwargs,
             "world_size": world_size,
             "timeout_s": float(timeout) if timeout is not None else None,
+            "cells": _cells_here(),
             "view": view_here(all_ranks=bool(self._options.get("all_ranks"))),
         }
+
+
+def _cells_here() -> dict[str, int]:
+    """Returns the numbers of this notebook's cells, by the files that their code names."""
+    known = getattr(getattr(get_ipython(), "compile", None), "_filename_map", {})
+    return {str(file): int(number) for file, number in known.items()}
 
 
 def _either(first: Any, second: Any) -> Any:

@@ -180,10 +180,37 @@ class StacksRequest(_message.Message):
     def __init__(self, session_id: _Optional[str] = ...) -> None: ...
 
 class StacksResponse(_message.Message):
-    __slots__ = ("text",)
+    __slots__ = ("text", "processes", "cells", "samples")
+    class CellsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
     TEXT_FIELD_NUMBER: _ClassVar[int]
+    PROCESSES_FIELD_NUMBER: _ClassVar[int]
+    CELLS_FIELD_NUMBER: _ClassVar[int]
+    SAMPLES_FIELD_NUMBER: _ClassVar[int]
     text: str
-    def __init__(self, text: _Optional[str] = ...) -> None: ...
+    processes: _containers.RepeatedCompositeFieldContainer[ProcessStacks]
+    cells: _containers.ScalarMap[str, int]
+    samples: _containers.RepeatedCompositeFieldContainer[_pool_pb2.Sample]
+    def __init__(self, text: _Optional[str] = ..., processes: _Optional[_Iterable[_Union[ProcessStacks, _Mapping]]] = ..., cells: _Optional[_Mapping[str, int]] = ..., samples: _Optional[_Iterable[_Union[_pool_pb2.Sample, _Mapping]]] = ...) -> None: ...
+
+class ProcessStacks(_message.Message):
+    __slots__ = ("pid", "dump", "rank", "world_size", "group_id")
+    PID_FIELD_NUMBER: _ClassVar[int]
+    DUMP_FIELD_NUMBER: _ClassVar[int]
+    RANK_FIELD_NUMBER: _ClassVar[int]
+    WORLD_SIZE_FIELD_NUMBER: _ClassVar[int]
+    GROUP_ID_FIELD_NUMBER: _ClassVar[int]
+    pid: int
+    dump: str
+    rank: int
+    world_size: int
+    group_id: str
+    def __init__(self, pid: _Optional[int] = ..., dump: _Optional[str] = ..., rank: _Optional[int] = ..., world_size: _Optional[int] = ..., group_id: _Optional[str] = ...) -> None: ...
 
 class ReadLogRequest(_message.Message):
     __slots__ = ("session_id", "tail_bytes")
