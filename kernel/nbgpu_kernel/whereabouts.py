@@ -11,10 +11,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+STACKS_SIGNAL = signal.SIGUSR1
+"""faulthandler answers it in every kernel and every rank."""
 FOLDER_VARIABLE = "NBGPU_WHEREABOUTS_FOLDER"
 """Names the folder. Removed from the environment once read."""
 CELLS_FILE = "cells"

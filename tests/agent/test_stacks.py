@@ -124,6 +124,6 @@ def test_the_cells_that_stacks_name(tmp_path: Path) -> None:
 
 
 def test_the_signal_is_the_one_that_kernels_and_ranks_answer() -> None:
-    from nbgpu_kernel.ranks.rank import STACKS_SIGNAL
+    from nbgpu_kernel.whereabouts import STACKS_SIGNAL
 
     assert signal.SIGUSR1 == STACKS_SIGNAL

@@ -50,6 +50,7 @@ class CallFolder:
         self.outcome = path / "outcome.json"
         self.feed = path / "feed"
         """Which rank wrote so many bytes of its log on which stream, in order: a line each, see `feed_line`."""
+        self.hang = path / "hang.json"
         self.launcher_log = path / "launcher.log"
 
     def make(self) -> None:
@@ -64,6 +65,9 @@ class CallFolder:
 
     def stacks(self, rank: int) -> Path:
         return self.path / f"rank-{rank}.stacks"
+
+    def facts(self, rank: int) -> Path:
+        return self.path / f"facts-{rank}.json"
 
     def crash(self, rank: int) -> Path:
         return self.path / f"rank-{rank}.crash"

@@ -70,7 +70,7 @@ class Hang:
     """No rank that waits has got further for too long.
 
     Attributes:
-        since_s: Since when.
+        since_s: Since when nothing has got further, nor been written.
         waiting: Ranks that wait in a collective, in order.
         missing: Ranks that are elsewhere, in order.
         returned: Ranks that have returned, in order, and will not come.
@@ -88,7 +88,7 @@ class Hang:
 
     @property
     def behind(self) -> dict[int, int]:
-        """Returns by how many collectives a rank is behind the one that is furthest; those that are not are left out."""
+        """Returns by how many collectives ranks are behind the one that is furthest; without those that are not."""
         counts = {
             each.look.rank: sum(count for _, count in each.look.counts)
             for each in (*self.waiting, *self.missing)
@@ -133,7 +133,7 @@ def diagnose(progress: Progress, hang_after_s: float) -> Hang | None:
     since_s = max(progress.quiet_since_s, *(each.since_s for each in waiting))
     if progress.time_s - since_s < hang_after_s:
         return None
-    return Hang(min(each.since_s for each in waiting), waiting, missing, returned)
+    return Hang(since_s, waiting, missing, returned)
 
 
 def _step(before: RankProgress | None, look: RankLook, elapsed_s: float, now_s: float) -> RankProgress:
