@@ -11,6 +11,7 @@ from typing import Any
 from IPython.core.magic import Magics, line_cell_magic, magics_class
 
 from nbgpu import errors, words
+from nbgpu.cell_timeout import TIMEOUT_OPTION, parse_duration
 from nbgpu.client.background import background
 from nbgpu.environment_commands import PLAN_OPTION, EnvironmentCommands
 from nbgpu.live_metrics.table import show_metrics
@@ -141,11 +142,12 @@ class GpuMagics(Magics):
 
         ::
 
-            %%gpu [SPEC] [--no-wait] [-i NAME] [-o NAME] [--no-sync] [--python any]
+            %%gpu [SPEC] [--no-wait] [-i NAME] [-o NAME] [--no-sync] [--timeout 10m] [--python any]
                                          run this cell in a session on the accelerators of SPEC; without
                                          SPEC in the session that this notebook is attached to
                                          (-i: send NAME, however large; -o: bring NAME back, however
-                                         large; --no-sync: send and bring back nothing; --python any:
+                                         large; --no-sync: send and bring back nothing; --timeout: interrupt
+                                         the cell when it has run so long, as 90s or 1h30m; --python any:
                                          from now on with the nearest version of Python that the node
                                          has, if it lacks this one; plain data crosses then)
 
@@ -203,6 +205,8 @@ class GpuMagics(Magics):
 
     def _run_cell(self, line: str, cell: str) -> None:
         rest, send, bring = take_names(self.environment.take_python(line))
+        rest, limit = take_value(rest, TIMEOUT_OPTION)
+        timeout_s = parse_duration(limit) if limit is not None else None
         command = parse_line(rest, frozenset({"--no-wait", NO_SYNC_OPTION, PLAN_OPTION, STICKY_OPTION}))
         if PLAN_OPTION in command.options:
             self.environment.show_plan(cell)
@@ -221,7 +225,7 @@ class GpuMagics(Magics):
         # The cell's own number: `execution_count` is the next one already in newer versions of IPython.
         count = self.shell.displayhook.prompt_count
         wish = Wish() if NO_SYNC_OPTION in command.options else Wish.of_cell(analyse(cell), send, bring)
-        execute_cell(client, code, wish, execution_count=count)
+        execute_cell(client, code, wish, execution_count=count, timeout_s=timeout_s)
 
     def _session_for(self, spec: Spec | None, *, wait: bool) -> SessionClient:
         notebook = this_notebook()

@@ -134,6 +134,7 @@ class _SessionBase:
         buffers: Sequence[bytes] = (),
         *,
         silent: bool = False,
+        timeout_s: float | None = None,
     ) -> tuple[Request, Coroutine[Any, Any, None]]:
         """Returns the request, and the coroutine that sends it."""
         parent = current_request()
@@ -149,6 +150,8 @@ class _SessionBase:
         own: dict[str, Any] = {"execution_count": execution_count} if execution_count is not None else {}
         if values:
             own["values"] = values
+        if timeout_s is not None:
+            own["timeout_s"] = timeout_s
         if own:
             metadata["nbgpu"] = own
         header = {**parent["header"], "msg_type": "execute_request"}
@@ -316,11 +319,13 @@ class Session(_SessionBase):
         *,
         silent: bool,
         execution_count: int | None = None,
+        timeout_s: float | None = None,
     ) -> Request:
-        """Runs code and waits for the answer, interruptibly."""
+        """Runs code and waits for the answer, interruptibly. What is silent is not the person's, and not bounded."""
         if self._needs_reviving:
             background().run(self._revive())
-        request, sending = self._prepare(code, execution_count, values, buffers, silent=silent)
+        limit_s = None if silent else timeout_s
+        request, sending = self._prepare(code, execution_count, values, buffers, silent=silent, timeout_s=limit_s)
         background().submit(sending)
         wait_interruptibly(self._client, request)
         return request
@@ -490,8 +495,22 @@ class AsyncSession(_SessionBase):
         await _await(this_notebook().close(self._client))
 
 
-def execute_cell(client: SessionClient, code: str, wish: Wish, *, execution_count: int | None = None) -> Any:
+def execute_cell(
+    client: SessionClient,
+    code: str,
+    wish: Wish,
+    *,
+    execution_count: int | None = None,
+    timeout_s: float | None = None,
+) -> Any:
     """Runs a cell's code with what it reads of this notebook sent before, and what it binds bound here after.
+
+    Args:
+        client: The session.
+        code: The cell's.
+        wish: What is to travel.
+        execution_count: As `Session.execute`.
+        timeout_s: For how long it may run, from when it begins; None: for ever.
 
     Returns:
         What its last expression showed.
@@ -500,7 +519,8 @@ def execute_cell(client: SessionClient, code: str, wish: Wish, *, execution_coun
         BaseException: As `Session.execute` does; nothing is bound then.
     """
     session = Session(client)
-    exchange = Exchange(client, functools.partial(session._run, execution_count=execution_count))
+    run = functools.partial(session._run, execution_count=execution_count, timeout_s=timeout_s)
+    exchange = Exchange(client, run)
     return exchange.run_cell(code, wish, session._finish)
 
 

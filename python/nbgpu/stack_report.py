@@ -117,6 +117,17 @@ def read_whereabouts(process: session_pb2.ProcessStacks, *, show_all: bool = Fal
     )
 
 
+def innermost_in_words(response: session_pb2.StacksResponse, name_of: NameOf = lambda file: None) -> str:
+    """Returns at which line of the person's code the kernel was, as "in train, line 7 of Cell In[5]"; else empty."""
+    names = _Names(response.cells, name_of)
+    for process in response.processes:
+        found = read_whereabouts(process)
+        own = users_frame(list(reversed(found.frames)))
+        if found.rank is None and own is not None:
+            return f"in {own.function}, line {own.line} of {names(own.file)}"
+    return ""
+
+
 def frame_in_words(frame: Frame, names: Callable[[str], str]) -> str:
     """Returns a line of a stack, as a traceback has it."""
     return f"    {names(frame.file)}, line {frame.line}, in {frame.function}"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from notebook_kernel import WITHIN_S, NotebookKernel, notebook_kernel
+from notebook_kernel import WITHIN_S, NotebookKernel, notebook_kernel, without_colours
 
 BUSY = """
 %%gpu
@@ -145,3 +145,18 @@ def test_what_cannot_be_asked(notebook: NotebookKernel) -> None:
     assert error["ename"] == "NoSuchSessionError"
     (error,) = notebook.run("%gpu stacks --everything").errors
     assert "there is no option --everything here" in error["evalue"]
+
+
+def test_a_cell_that_takes_longer_than_it_may(notebook: NotebookKernel) -> None:
+    assert not notebook.run("%%gpu --no-sync\nkept = 5\nimport time").errors
+    cell = notebook.run("%%gpu --timeout=2s --no-sync\nwhile True:\n    time.sleep(0.01)")
+    (error,) = cell.errors
+    assert error["ename"] == "CellTimeoutError"
+    assert error["evalue"].startswith("the cell was interrupted after its timeout of 2 s")
+    shown = without_colours("\n".join(error["traceback"]))
+    assert "KeyboardInterrupt" not in shown.splitlines()[-1]
+    assert shown.count("hint:") == 1
+    # The session has what it had, and a cell that is quick enough is left alone.
+    assert notebook.run("%%gpu --timeout 1h --no-sync\nprint(kept)").text() == "5\n"
+    (error,) = notebook.run("%%gpu --timeout soon\npass").errors
+    assert error["evalue"].startswith("--timeout is a time above 0, not 'soon'")

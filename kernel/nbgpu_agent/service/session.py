@@ -15,6 +15,7 @@ from nbgpu_agent.channels import Channel
 from nbgpu_agent.errors import InvalidRequestError
 from nbgpu_agent.journal import (
     Batch,
+    CellTimedOut,
     Choice,
     Event,
     JournalReader,
@@ -27,7 +28,7 @@ from nbgpu_agent.model import Node, Sample, SessionInfo
 from nbgpu_agent.prices import PriceList
 from nbgpu_agent.service.blobs import add_blob_handlers
 from nbgpu_agent.service.conversions import kernel_exit_message, session_info_message
-from nbgpu_agent.service.stacks import held_samples, stacks_message
+from nbgpu_agent.service.stacks import cell_timed_out_message, held_samples, stacks_message
 from nbgpu_agent.service.translated_errors import error_message, translated
 from nbgpu_agent.sessions import Session
 from nbgpu_protocol.fragments import FragmentError, MessageAssembler, split_message
@@ -231,5 +232,7 @@ def _describe_event(event: Event, entry: session_pb2.Entry) -> None:
     elif isinstance(event, Choice):
         entry.choice.notebook_id = event.notebook_id
         entry.choice.session_id = event.session_id
+    elif isinstance(event, CellTimedOut):
+        entry.cell_timed_out.CopyFrom(cell_timed_out_message(event))
     else:
         entry.session_closed.reason = event.reason

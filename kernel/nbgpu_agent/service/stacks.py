@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from nbgpu_agent.journal import CellTimedOut
 from nbgpu_agent.model import Lease, Sample
 from nbgpu_agent.service.conversions import sample_message
 from nbgpu_agent.stacks import ProcessStacks, Stacks
@@ -16,6 +17,15 @@ def stacks_message(stacks: Stacks, samples: Iterable[Sample]) -> session_pb2.Sta
         processes=[process_stacks_message(each) for each in stacks.processes],
         cells=stacks.cells,
         samples=[sample_message(each) for each in samples],
+    )
+
+
+def cell_timed_out_message(event: CellTimedOut) -> session_pb2.CellTimedOut:
+    return session_pb2.CellTimedOut(
+        request_id=event.request_id,
+        timeout_s=event.timeout_s,
+        processes=[process_stacks_message(each) for each in event.stacks.processes],
+        cells=event.stacks.cells,
     )
 
 
