@@ -52,6 +52,7 @@ def stacks_in_words(
     name_of: NameOf = lambda file: None,
     *,
     show_all: bool = False,
+    all_hint: str = "; `--all` shows them",
 ) -> str:
     """Returns the report.
 
@@ -60,6 +61,7 @@ def stacks_in_words(
         info: The session; None: what it is and does is not said.
         name_of: Knows cells of the notebook that did not run in the session.
         show_all: Show threads that only wait for work, too.
+        all_hint: Ends the line that says that there are such threads.
     """
     names = _Names(response.cells, name_of)
     found = [read_whereabouts(each, show_all=show_all) for each in response.processes]
@@ -74,7 +76,7 @@ def stacks_in_words(
     left_out = sum(each.left_out for each in found)
     if left_out:
         what = "1 thread that waits" if left_out == 1 else f"{left_out} threads that wait"
-        parts.append(f"left out: {what} for work or for messages; `--all` shows them")
+        parts.append(f"left out: {what} for work or for messages{all_hint}")
     return "\n\n".join(parts)
 
 
@@ -153,7 +155,10 @@ def _of_kernel(main: Sequence[Frame]) -> tuple[list[Frame], str]:
         return [], "runs no code of yours now"
     frames = list(main[:begins])
     if any(_CALLS.search(frame.file) for frame in frames):
-        return _without_own(frames), "waits for the ranks of its call"
+        own = _without_own(frames)
+        # A call of the notebook's comes as one line of ours.
+        is_ours = len(own) == 1 and own[0].function == "<module>"
+        return [] if is_ours else own, "waits for the ranks of its call"
     name = collective(frames)
     if name and name != "backward":
         return _without_own(frames), f"waits in {name}"

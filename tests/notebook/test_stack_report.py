@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from nbgpu.stack_report import stacks_in_words
 from nbgpu_protocol.v1 import pool_pb2, session_pb2
 
@@ -35,7 +37,7 @@ def of_rank(*frames: str) -> str:
     return thread(2, *frames, frame("/opt/nbgpu_kernel/ranks/rank.py", 160, "_call"), current=True)
 
 
-def report(*processes: session_pb2.ProcessStacks, **options: bool) -> str:
+def report(*processes: session_pb2.ProcessStacks, **options: Any) -> str:
     cells = {"/tmp/ipykernel_1/11.py": 7}
     return stacks_in_words(session_pb2.StacksResponse(processes=processes, cells=cells), None, **options)
 
@@ -49,6 +51,7 @@ def test_a_cell_that_computes() -> None:
         "\n"
         "left out: 1 thread that waits for work or for messages; `--all` shows them"
     )
+    assert report(kernel(dump), all_hint="").endswith("for work or for messages")
     assert "tornado/x.py, line 1" in report(kernel(dump), show_all=True)
 
 
@@ -69,12 +72,13 @@ def test_a_kernel_that_waits_for_messages_and_one_that_awaits() -> None:
 
 def test_ranks_that_are_at_the_same_place_are_told_of_together() -> None:
     waits = of_rank(WAITING, frame(f"{SITE}/torch/c10d_logger.py", 83, "wrapper"), CELL.format(5, "train"))
+    follows = frame("/opt/nbgpu_kernel/ranks/calls.py", 210, "follow")
     text = report(
-        kernel(thread(1, frame("/opt/nbgpu_kernel/ranks/calls.py", 210, "follow"), CELL.format(1, "m"), IPYTHON)),
+        kernel(thread(1, follows, CELL.format(1, "<module>"), IPYTHON)),
         rank(0, waits), rank(1, waits), rank(2, of_rank(CELL.format(8, "load"), CELL.format(5, "train"))), rank(3, ""),
     )  # fmt: skip
     assert text.split("\n\n") == [
-        "the kernel waits for the ranks of its call\n    Cell In[7], line 1, in m",
+        "the kernel waits for the ranks of its call",
         "ranks 0-1 of 4 wait in all_reduce\n    Cell In[7], line 5, in train\n"
         "    File torch/c10d_logger.py, line 83, in wrapper\n"
         "    File torch/distributed/distributed_c10d.py, line 2806, in all_reduce",

@@ -57,12 +57,13 @@ def hang_in_words(hang: Mapping[str, Any], place_of: PlaceOf, *, has_ended: bool
     if returned:
         verb = "has" if len(returned) == 1 else "have"
         groups.append((f"{ranks_in_words(returned)} {verb} returned, and will not come", ()))
-    who = _blame(waiting, missing, returned)
+    is_past = hang["is_over"] or has_ended
+    who = _blame(hang, is_past=is_past)
     if hang["is_over"]:
-        return HangWords(f"The ranks went on; they had got no further for {duration} ({who})", (), "", is_over=True)
+        return HangWords(f"Went on after {duration} without progress: {who}", (), "", is_over=True)
     if has_ended:
-        return HangWords(f"The ranks got no further for {duration} before the end: {who}", tuple(groups), "", False)
-    title = f"No rank of {hang['world_size']} that waits has got further for {duration}: {who}"
+        return HangWords(f"Ended after {duration} without progress: {who}", tuple(groups), "", is_over=False)
+    title = f"No progress for {duration}: {who}"
     return HangWords(title, tuple(groups), _advice(waiting, missing, returned), is_over=False)
 
 
@@ -76,18 +77,20 @@ def duration_in_words(duration_s: float) -> str:
     return f"{minutes}:{seconds:02}" if minutes else f"{seconds} s"
 
 
-def _blame(waiting: list[dict[str, Any]], missing: list[dict[str, Any]], returned: list[int]) -> str:
-    names = sorted({each["waits_in"] for each in waiting})
+def _blame(hang: Mapping[str, Any], *, is_past: bool) -> str:
+    names = sorted({each["waits_in"] for each in hang["waiting"]})
     what = _named(names[0]) if len(names) == 1 else "a collective"
-    if missing:
-        ranks = [each["rank"] for each in missing]
-        return f"{ranks_in_words(ranks)} {'has' if len(ranks) == 1 else 'have'} not come to {what}"
-    if returned:
-        verb = "has" if len(returned) == 1 else "have"
-        return f"{ranks_in_words(returned)} {verb} returned without {what}"
+    missing = [each["rank"] for each in hang["missing"]]
+    returned = hang["returned"]
+    who = missing or returned
+    if who:
+        verb = "had" if is_past else "has" if len(who) == 1 else "have"
+        did = f"not come to {what}" if missing else f"returned without {what}"
+        return f"{ranks_in_words(who)} of {hang['world_size']} {verb} {did}"
+    verb = "were" if is_past else "are"
     if len(names) > 1:
-        return f"the ranks are in different collectives, {' and '.join(map(_named, names))}"
-    return f"all ranks are in {what}"
+        return f"the {hang['world_size']} ranks {verb} in different collectives, {' and '.join(map(_named, names))}"
+    return f"all {hang['world_size']} ranks {verb} in {what}"
 
 
 def _advice(waiting: list[dict[str, Any]], missing: list[dict[str, Any]], returned: list[int]) -> str:
@@ -109,7 +112,7 @@ def _groups(ranks: Iterable[Mapping[str, Any]], place_of: PlaceOf) -> list[tuple
     for each in ranks:
         stack = tuple(_frame(frame, place_of) for frame in reversed(each["stack"]))
         own = each["frame"]
-        where = f", in {own['function']}, line {own['line']} of {place_of(own['file'])}" if own else ""
+        where = f"in {own['function']}, line {own['line']} of {place_of(own['file'])}" if own else ""
         found.setdefault((each["waits_in"], where, each["behind"], stack), []).append(each)
     return [(_sentence(key, members), key[3]) for key, members in found.items()]
 
@@ -118,18 +121,19 @@ def _sentence(key: tuple[Any, ...], members: list[Mapping[str, Any]]) -> str:
     waits_in, where, behind, stack = key
     one = len(members) == 1
     ranks = ranks_in_words([each["rank"] for each in members])
+    there = f", {where}" if where else ""
     if waits_in == BACKWARD:
-        text = f"{ranks} {'waits' if one else 'wait'} in the backward pass{where}"
+        text = f"{ranks} {'waits' if one else 'wait'} in the backward pass{there}"
     elif waits_in:
-        text = f"{ranks} {'waits' if one else 'wait'} in {waits_in}{where}"
+        text = f"{ranks} {'waits' if one else 'wait'} in {waits_in}{there}"
     elif where:
-        text = f"{ranks} {'is' if one else 'are'} elsewhere{where}"
+        text = f"{ranks} {'is' if one else 'are'} {where}"
     elif stack:
         text = f"{ranks} {'is' if one else 'are'} elsewhere"
     else:
         text = f"{ranks} {'does' if one else 'do'} not show where {'it is' if one else 'they are'}"
     if waits_in:
-        text += f", since {duration_in_words(min(each['for_s'] for each in members))}"
+        text += f", for {duration_in_words(min(each['for_s'] for each in members))}"
     elif (still_s := min(each["for_s"] for each in members)) >= 1 and stack:
         text += f", at that line for {duration_in_words(still_s)}"
     if behind:

@@ -185,7 +185,7 @@ class PoolCalls:
         with _translated():
             response, sessions = await asyncio.gather(self._pool.stacks(session_id), self._pool.list_sessions())
         info = next((session for session in sessions if session.id == session_id), None)
-        return stacks_in_words(response, info)
+        return stacks_in_words(response, info, all_hint="")
 
 
 @contextlib.asynccontextmanager

@@ -55,25 +55,25 @@ def test_who_waits_and_who_has_not_come(tmp_path: Path) -> None:
     gpus = {0: GpuLoad(100.0, 1.0), 1: GpuLoad(98.0, 1.0), 2: GpuLoad(0.0, 1.0)}
     tell(path, look(0, WAITS, 8), look(1, WAITS, 8), look(2, LOADS, 6), look(3, (), 8), gpus=gpus)
     assert said(path) == [
-        "nbgpu: No rank of 4 that waits has got further for 1:05: ranks 2-3 have not come to all_reduce",
-        "  ranks 0-1 wait in all_reduce, in train<T>, line 5 of Cell In[4], since 1:05; GPUs at 98 to 100 %",
-        "  rank 2 is elsewhere, in load, line 9 of Cell In[4], at that line for 1:05, 2 collectives behind; GPU at 0 %",
+        "nbgpu: No progress for 1:05: ranks 2-3 of 4 have not come to all_reduce",
+        "  ranks 0-1 wait in all_reduce, in train<T>, line 5 of Cell In[4], for 1:05; GPUs at 98 to 100 %",
+        "  rank 2 is in load, line 9 of Cell In[4], at that line for 1:05, 2 collectives behind; GPU at 0 %",
         "  rank 3 does not show where it is",
         "  A GPU that waits in NCCL is at 100 %, and computes nothing; nothing is ended because of this; an interrupt"
         " ends the call.",
     ]
     assert said(path, has_ended=True)[0] == (
-        "nbgpu: The ranks got no further for 1:05 before the end: ranks 2-3 have not come to all_reduce"
+        "nbgpu: Ended after 1:05 without progress: ranks 2-3 of 4 had not come to all_reduce"
     )
 
 
 def test_all_have_come_or_one_never_will(tmp_path: Path) -> None:
     path = tmp_path / "hang.json"
     tell(path, look(0, WAITS, 8), look(1, WAITS, 8))
-    assert said(path)[0].endswith(": all ranks are in all_reduce")
+    assert said(path)[0].endswith(": all 2 ranks are in all_reduce")
     assert "do they pass tensors of the same size and type" in said(path)[-1]
     tell(path, look(0, WAITS, 8), RankLook(1, has_returned=True))
-    assert said(path)[0].endswith(": rank 1 has returned without all_reduce")
+    assert said(path)[0].endswith(": rank 1 of 2 has returned without all_reduce")
     assert "  rank 1 has returned, and will not come" in said(path)
 
 
@@ -112,11 +112,11 @@ def test_one_display_is_kept_up_to_date(tmp_path: Path) -> None:
     view.finish(has_returned=True)
     (first, is_update, text), (last, is_last_update, over) = display.shown
     assert (is_update, is_last_update, first == last) == (False, True, True)
-    assert "No rank of 2" in text
-    assert over == ("nbgpu: The ranks went on; they had got no further for 1:05 (rank 1 has not come to all_reduce)")
+    assert "No progress for 1:05: rank 1 of 2 has" in text
+    assert over == ("nbgpu: Went on after 1:05 without progress: rank 1 of 2 had not come to all_reduce")
 
 
-@pytest.mark.parametrize(("has_returned", "begins"), [(True, "The ranks went on"), (False, "The ranks got no further")])
+@pytest.mark.parametrize(("has_returned", "begins"), [(True, "Went on after"), (False, "Ended after")])
 def test_a_call_that_ends_while_it_hangs(tmp_path: Path, has_returned: bool, begins: str) -> None:
     path, display = tmp_path / "hang.json", Display()
     view = HangView(path, display.publish, place_of)
@@ -135,8 +135,8 @@ def test_where_nothing_can_be_updated_it_is_written_twice(tmp_path: Path, capsys
     teller.tell(None, 80.0, {})
     view.refresh()
     written = capsys.readouterr().err
-    assert written.count("nbgpu: No rank") == 1
-    assert written.count("nbgpu: The ranks went on") == 1
+    assert written.count("nbgpu: No progress") == 1
+    assert written.count("nbgpu: Went on") == 1
 
 
 def test_the_load_of_each_ranks_gpu(tmp_path: Path) -> None:
