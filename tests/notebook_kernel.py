@@ -180,5 +180,15 @@ def notebook_kernel(connection_folder: Path, *, name: str = "one") -> Iterator[N
         manager.cleanup_resources()
 
 
+def wait_for_answers(notebook: NotebookKernel) -> None:
+    """Has completion and inspection wait longer for the session than a person would: this machine may be loaded."""
+    notebook.run(
+        "from nbgpu import completion, kernel_questions\n"
+        "for module in (completion, kernel_questions):\n"
+        "    for name in ('COMPLETION_BUDGET_S', 'FIRST_COMPLETION_BUDGET_S', 'INSPECTION_BUDGET_S'):\n"
+        "        setattr(module, name, 60)"
+    )
+
+
 def without_colours(text: str) -> str:
     return re.sub(r"\x1b\[[0-9;]*m", "", text)
