@@ -43,6 +43,7 @@ def test_a_function_that_returns_its_rank(notebook: NotebookKernel) -> None:
     )
     assert cell.result == "[0, 1]"
     assert "hello_world abc 0 0\n" in cell.text()
+    assert run(notebook, "%gpu logs --rank 1").text() == "hello_world abc 1 1\n"
 
 
 def test_an_mlp_trained_with_ddp(notebook: NotebookKernel) -> None:
