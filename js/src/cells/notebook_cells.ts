@@ -12,7 +12,8 @@ import {
   describeRunning,
   provenanceOf,
   readProvenance,
-  STARVED_AFTER_S
+  STARVED_AFTER_S,
+  sumByRequest
 } from '../words/executions';
 import type { IExecution, IPageState } from '../state';
 import { asSentence } from '../words/sentences';
@@ -143,7 +144,7 @@ export class NotebookCells implements IDisposable {
       return;
     }
     for (const { session } of allSessions(state)) {
-      for (const execution of session.last_executions) {
+      for (const execution of sumByRequest(session.last_executions)) {
         const cell = this._runs.get(execution.request_id)?.cell;
         if (cell !== undefined) {
           keep(cell, execution);
@@ -158,7 +159,7 @@ export class NotebookCells implements IDisposable {
     const kernelId = this.panel.sessionContext.session?.kernel?.id ?? null;
     const executions = allSessions(state)
       .filter(({ session }) => kernelId !== null && session.notebook_id === kernelId)
-      .flatMap(({ session }) => session.last_executions);
+      .flatMap(({ session }) => sumByRequest(session.last_executions));
     if (executions.length === 0) {
       return;
     }
