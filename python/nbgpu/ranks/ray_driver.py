@@ -12,6 +12,7 @@ from nbgpu.ranks.errors import LaunchError
 from nbgpu.runtime import get_global_rank, get_world_size
 from nbgpu_kernel.ranks.call_folder import short_folder
 
+_ATTEMPTS = 3
 _OF_THE_RANK = frozenset((
     "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE", "NODE_RANK", "ROLE_RANK",
     "ROLE_WORLD_SIZE", "ROLE_NAME", "MASTER_ADDR", "MASTER_PORT",
@@ -51,19 +52,36 @@ def drive(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str,
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # else Ray keeps one in a file that everybody can read
     options = _resources(get_world_size(), os.environ.get("NBGPU_ACCELERATORS", "").split(","))
-    # Of a folder's name Ray's sockets leave little, and the call's own is too long. The session removes both.
-    temporary = short_folder(os.environ["NBGPU_CALL_ID"]) / "ray"
-    temporary.parent.mkdir(mode=0o700, exist_ok=True)
-    temporary.mkdir()
     for name in [each for each in os.environ if each in _OF_THE_RANK or each.startswith("TORCHELASTIC_")]:
         del os.environ[name]
-    ray_init(**options, _temp_dir=str(temporary))
+    _start(options)
     try:
         return function(*args, **kwargs)
     finally:
         import ray
 
         ray.shutdown()
+
+
+def _start(options: dict[str, Any]) -> None:
+    """Starts Ray, again where it was not there in time: it gives itself 30 s, and a busy machine may need more."""
+    import ray
+
+    # Of a folder's name Ray's sockets leave little, and the call's own is too long. The session removes both, and ends
+    # what a start that has failed may have left.
+    folder = short_folder(os.environ["NBGPU_CALL_ID"])
+    folder.mkdir(mode=0o700, exist_ok=True)
+    for attempt in range(_ATTEMPTS):
+        temporary = folder / f"ray{attempt}"
+        temporary.mkdir()
+        try:
+            ray_init(**options, _temp_dir=str(temporary))
+        except Exception:  # of no type of its own
+            ray.shutdown()
+            if attempt == _ATTEMPTS - 1:
+                raise
+        else:
+            return
 
 
 def _resources(count: int, accelerators: Sequence[str]) -> dict[str, Any]:
