@@ -30,7 +30,7 @@ def ray_init(**options: Any) -> Any:
         LaunchError: Ray is not installed.
     """
     require_ray()
-    import ray  # type: ignore[import-not-found]
+    import ray
 
     if ray.is_initialized():
         return ray.get_runtime_context()
