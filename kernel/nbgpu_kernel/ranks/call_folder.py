@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,12 @@ class Plan:
     """From the ranks' start; None: for ever."""
     sys_path: list[str]
     kernel_pid: int
+    whereabouts: str | None = None
+    """The folder in which the kernel leaves word of where its code is."""
+    cells: dict[str, int] = field(default_factory=dict)
+    """Files of the notebook's cells, and the number of each."""
+    hang_after_s: float | None = None
+    """Without output and progress for so long the ranks are said to hang; None: that is not looked for."""
 
 
 class CallFolder:
@@ -46,6 +52,7 @@ class CallFolder:
         self._leaders = path / "leaders.json"
         self.feed = path / "feed"
         """Which rank wrote so many bytes of its log on which stream, in order: a line each, see `feed_line`."""
+        self.hang = path / "hang.json"
         self.launcher_log = path / "launcher.log"
 
     def make(self) -> None:
@@ -60,6 +67,9 @@ class CallFolder:
 
     def stacks(self, rank: int) -> Path:
         return self.path / f"rank-{rank}.stacks"
+
+    def facts(self, rank: int) -> Path:
+        return self.path / f"facts-{rank}.json"
 
     def crash(self, rank: int) -> Path:
         return self.path / f"rank-{rank}.crash"
