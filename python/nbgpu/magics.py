@@ -176,6 +176,8 @@ class GpuMagics(Magics):
                                          bring files, folders and globs beside this notebook and those of
                                          the session in step; without PATH those of the last sync
                                          (--to, --from: change only its files, or only these)
+            %gpu sync --environment      give the session now what was installed and edited here since its
+                                         last cell, which its next cell would do
             %gpu plan [--all]            what a node would install, exchange and leave out to have this
                                          notebook's environment (%%gpu --plan: for this cell, not run)
             %gpu env [-e NAME]           give sessions the environment variable of that name; without one,

@@ -6,8 +6,7 @@ import {
   describeProvenance,
   describeRunning,
   provenanceOf,
-  readProvenance,
-  sumByRequest
+  readProvenance
 } from '../words/executions';
 import { accelerator, execution, GIB, NOW_S, session } from './values';
 
@@ -25,27 +24,6 @@ describe('provenance', () => {
   it('is there only for what has ended', () => {
     expect(provenanceOf(execution())).toBeNull();
     expect(provenanceOf(DONE)?.duration_s).toBeCloseTo(0.8);
-  });
-
-  it('adds up what one cell has had executed', () => {
-    const forgot = execution({
-      request_id: DONE.request_id,
-      started_unix_s: NOW_S - 91,
-      ended_unix_s: NOW_S - 90.999,
-      succeeded: true,
-      accelerators: 'H100',
-      peak_memory_bytes: 1 * GIB,
-      cost: 0.0001,
-      currency: 'USD'
-    });
-    const other = execution({ ...DONE, request_id: 'another' });
-    const [summed, alone] = sumByRequest([DONE, other, forgot]);
-    const provenance = summed === undefined ? null : provenanceOf(summed);
-    expect(provenance && describeProvenance(provenance)).toBe(
-      'H100 · 0.8 s · mean 41% · peak 3.2 GiB · $0.0006'
-    );
-    expect(alone).toEqual(other);
-    expect(sumByRequest([{ ...DONE, succeeded: false }, forgot])[0]?.succeeded).toBe(false);
   });
 
   it('reads in one line', () => {

@@ -12,13 +12,13 @@ import {
   describeRunning,
   provenanceOf,
   readProvenance,
-  STARVED_AFTER_S,
-  sumByRequest
+  STARVED_AFTER_S
 } from '../words/executions';
 import type { IExecution, IPageState } from '../state';
 import { asSentence } from '../words/sentences';
 import { adviceForGpuCell, adviceForLocalCell } from './advice';
 import { CellLine } from './line';
+import { mergeExecutions } from './merged';
 import { matchMissed } from './missed';
 import { Runs, type IRun } from './runs';
 import { usesGpu } from './usage';
@@ -143,12 +143,19 @@ export class NotebookCells implements IDisposable {
     if (state === null || !settings.values.provenance) {
       return;
     }
+    const changed = new Set<IRun>();
     for (const { session } of allSessions(state)) {
-      for (const execution of sumByRequest(session.last_executions)) {
-        const cell = this._runs.get(execution.request_id)?.cell;
-        if (cell !== undefined) {
-          keep(cell, execution);
+      for (const execution of session.last_executions) {
+        const run = this._runs.get(execution.request_id);
+        if (run !== undefined) {
+          run.ended.set(execution.started_unix_s, execution);
+          changed.add(run);
         }
+      }
+    }
+    for (const { cell, ended } of changed) {
+      for (const execution of mergeExecutions([...ended.values()])) {
+        keep(cell, execution);
       }
     }
     this._keepMissed(state);
@@ -159,7 +166,7 @@ export class NotebookCells implements IDisposable {
     const kernelId = this.panel.sessionContext.session?.kernel?.id ?? null;
     const executions = allSessions(state)
       .filter(({ session }) => kernelId !== null && session.notebook_id === kernelId)
-      .flatMap(({ session }) => sumByRequest(session.last_executions));
+      .flatMap(({ session }) => session.last_executions);
     if (executions.length === 0) {
       return;
     }
@@ -170,7 +177,7 @@ export class NotebookCells implements IDisposable {
       wasRunHere: this._runs.has(cell),
       keptRequestId: readProvenance(cell.model.getMetadata(METADATA_KEY))?.request_id ?? null
     }));
-    for (const [{ cell }, execution] of matchMissed(cells, executions)) {
+    for (const [{ cell }, execution] of matchMissed(cells, mergeExecutions(executions))) {
       keep(cell, execution);
     }
   }
@@ -254,7 +261,11 @@ export class NotebookCells implements IDisposable {
     if (run.isDismissed || run.started_s === null || !this.page.settings.values.warnings) {
       return null;
     }
-    return adviceForLocalCell(this._found?.session ?? null, Date.now() / 1000 - run.started_s);
+    return adviceForLocalCell(
+      this._found?.session ?? null,
+      Date.now() / 1000 - run.started_s,
+      this.page.settings.values.idleWarning_s
+    );
   }
 
   private _adviceForGpu(run: IRun, found: IFoundSession, execution: IExecution): string | null {

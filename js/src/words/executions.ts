@@ -40,62 +40,13 @@ export function provenanceOf(execution: IExecution): IProvenance | null {
     accelerators: execution.accelerators,
     simulated: execution.simulated,
     started_unix_s: execution.started_unix_s,
-    duration_s: durationOf(execution),
+    duration_s: Math.max(0, execution.ended_unix_s - execution.started_unix_s),
     succeeded: execution.succeeded,
     mean_utilisation_percent: execution.mean_utilisation_percent,
     peak_memory_bytes: execution.peak_memory_bytes,
     cost: execution.cost,
     currency: execution.currency
   };
-}
-
-/**
- * Returns one execution for each request: a cell that calls functions on ranks, or several of them, has its session
- * execute more than once. Durations and costs add up.
- */
-export function sumByRequest(executions: readonly IExecution[]): IExecution[] {
-  const byRequest = new Map<string, IExecution>();
-  for (const execution of executions) {
-    const before = byRequest.get(execution.request_id);
-    byRequest.set(
-      execution.request_id,
-      before === undefined || execution.request_id === '' ? execution : sum(before, execution)
-    );
-  }
-  return [...byRequest.values()];
-}
-
-function sum(first: IExecution, second: IExecution): IExecution {
-  const [first_s, second_s] = [durationOf(first), durationOf(second)];
-  const duration_s = first_s + second_s;
-  const isOver = first.ended_unix_s !== null && second.ended_unix_s !== null;
-  return {
-    ...second,
-    started_unix_s: first.started_unix_s,
-    ended_unix_s: isOver ? first.started_unix_s + duration_s : null,
-    succeeded: first.succeeded === false ? false : second.succeeded,
-    mean_utilisation_percent: ifBoth(
-      first.mean_utilisation_percent,
-      second.mean_utilisation_percent,
-      (one, other) => (duration_s > 0 ? (one * first_s + other * second_s) / duration_s : other)
-    ),
-    peak_memory_bytes: ifBoth(first.peak_memory_bytes, second.peak_memory_bytes, Math.max),
-    cost: ifBoth(first.cost, second.cost, (one, other) => one + other)
-  };
-}
-
-function durationOf(execution: IExecution): number {
-  const { started_unix_s, ended_unix_s } = execution;
-  return ended_unix_s === null ? 0 : Math.max(0, ended_unix_s - started_unix_s);
-}
-
-/** What is known of one alone is taken as it is. */
-function ifBoth(
-  one: number | null,
-  other: number | null,
-  join: (one: number, other: number) => number
-): number | null {
-  return one === null || other === null ? (one ?? other) : join(one, other);
 }
 
 /** Reads what a notebook's file has, which anybody may have written: null if it is not what this version writes. */
