@@ -37,6 +37,9 @@ _NOT_PASSED_ON = ("JPY_PARENT_PID", "JPY_SESSION_NAME", "MPLBACKEND", "CLICOLOR"
 """What the kernel has for itself: its parent, its front end, its figures."""
 _PACKAGES = re.compile(r"^.*[/\\](site|dist)-packages[/\\]")
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+_WITHOUT_CUDA = {"ACCELERATE_USE_CPU": "true", "DS_ACCELERATOR": "cpu"}
+"""What `accelerate launch --cpu` and `deepspeed` set. Without the first, Accelerate and transformers' Trainer find no
+other ranks where there is no GPU, and each rank trains alone, without a word (accelerate 1.15, state.py)."""
 
 
 class Call:
@@ -75,7 +78,7 @@ class Call:
         for descriptor in (self._alive, self._process_end):
             with contextlib.suppress(OSError):
                 os.close(descriptor)
-        end_marked(self.id)
+        end_marked(self.id, self.folder.read_leaders())
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -118,7 +121,7 @@ class Call:
             assert self._process is not None
             code = self._process.wait()
             os.close(self._alive)
-            end_marked(self.id)
+            end_marked(self.id, self.folder.read_leaders())
             self._outcome = self._read_outcome(code)
             self.folder.remove_scratch()
         return self._outcome
@@ -321,6 +324,8 @@ def _variables(call_id: str, folder: CallFolder, world_size: int) -> dict[str, s
     threads = str(max(1, (os.cpu_count() or 1) // world_size))
     for name in _THREAD_VARIABLES:
         variables.setdefault(name, threads)
+    if variables.get("CUDA_VISIBLE_DEVICES") == "":  # as the agent has it where no accelerator is a GPU
+        variables = {**_WITHOUT_CUDA, **variables}
     return {**variables, MARKER_VARIABLE: call_id, "TMPDIR": str(folder.temporary)}
 
 

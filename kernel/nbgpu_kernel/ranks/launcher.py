@@ -28,7 +28,7 @@ from nbgpu_kernel.ranks.gpu_load import read_gpu_loads
 from nbgpu_kernel.ranks.hang_file import HangTeller
 from nbgpu_kernel.ranks.log_keeping import CHUNK_BYTES, LogKeeper, open_pipe
 from nbgpu_kernel.ranks.memory_events import killed_between, read_memory_kills
-from nbgpu_kernel.ranks.processes import end_marked, exit_of, signal_group, signal_process
+from nbgpu_kernel.ranks.processes import end_marked, exit_of, read_starts, signal_group, signal_process
 from nbgpu_kernel.ranks.rank import Wiring, run_rank
 from nbgpu_kernel.ranks.stacks import collective, main_thread, users_frame
 from nbgpu_kernel.ranks.watch import HangWatch, ProcessSource
@@ -60,7 +60,7 @@ def launch(folder_path: str) -> int:
     except Exception as error:  # noqa: BLE001 - whatever it is, the kernel is to tell it
         lines = traceback.format_exception(type(error), error, error.__traceback__)
         outcome = {"kind": "not_launched", "ename": type(error).__name__, "evalue": str(error), "lines": lines}
-        end_marked(plan.call_id)
+        end_marked(plan.call_id, folder.read_leaders())
     folder.remove_scratch()  # whether or not anybody asks for the outcome
     with contextlib.suppress(FileNotFoundError):  # the session is gone, and the folder with it
         write_json(folder.outcome, outcome)
@@ -141,7 +141,7 @@ class _Launch:
             forget_group(self._plan.whereabouts, self._plan.call_id)
             self._end_ranks(signal.SIGTERM, _GRACE_S)
             context.close(signal.SIGKILL, timeout=1)
-        end_marked(self._plan.call_id)
+        end_marked(self._plan.call_id, self._folder.read_leaders())
         self._pump(0)
         outcome["killed_for_memory"] = killed_between(kills_before, read_memory_kills())
         outcome["elapsed_s"] = time.monotonic() - self._begun_s
@@ -170,6 +170,7 @@ class _Launch:
         del os.environ[_THEIR_SIGNALS]
         for rank, pid in context.pids().items():
             self._ranks[rank].pid = pid
+        self._folder.write_leaders(read_starts(state.pid for state in self._ranks))
         plan = self._plan
         write_group(plan.whereabouts, plan.call_id, plan.world_size, self._processes(), plan.cells)
         self._close_ranks_ends()
