@@ -31,6 +31,15 @@ class NumberedHistoryManager(HistoryManager):
 class ZMQInteractiveShell(zmqshell.ZMQInteractiveShell):
     """ipykernel's shell with that history. It has ipykernel's name: libraries recognise a notebook by it."""
 
+    holds_errors = False
+    """Whether errors are not shown: the cell runs on other ranks as well, and another may have failed before this."""
+
+    def _showtraceback(self, etype: Any, evalue: Any, stb: Any) -> None:
+        if self.holds_errors:
+            self._last_traceback = stb
+        else:
+            super()._showtraceback(etype, evalue, stb)  # type: ignore[no-untyped-call]
+
     def showtraceback(self, *args: Any, **kwargs: Any) -> None:
         error = sys.exc_info()[1]
         while error is not None:

@@ -133,6 +133,7 @@ class _SessionBase:
         buffers: Sequence[bytes] = (),
         *,
         silent: bool = False,
+        spmd: Mapping[str, Any] | None = None,
     ) -> tuple[Request, Coroutine[Any, Any, None]]:
         """Returns the request, and the coroutine that sends it."""
         parent = current_request()
@@ -148,6 +149,8 @@ class _SessionBase:
         own: dict[str, Any] = {"execution_count": execution_count} if execution_count is not None else {}
         if values:
             own["values"] = values
+        if spmd:
+            own["spmd"] = dict(spmd)
         if own:
             metadata["nbgpu"] = own
         header = {**parent["header"], "msg_type": "execute_request"}
@@ -315,11 +318,12 @@ class Session(_SessionBase):
         *,
         silent: bool,
         execution_count: int | None = None,
+        spmd: Mapping[str, Any] | None = None,
     ) -> Request:
         """Runs code and waits for the answer, interruptibly."""
         if self._needs_reviving:
             background().run(self._revive())
-        request, sending = self._prepare(code, execution_count, values, buffers, silent=silent)
+        request, sending = self._prepare(code, execution_count, values, buffers, silent=silent, spmd=spmd)
         background().submit(sending)
         wait_interruptibly(self._client, request)
         return request
@@ -472,8 +476,22 @@ class AsyncSession(_SessionBase):
         await _await(this_notebook().close(self._client))
 
 
-def execute_cell(client: SessionClient, code: str, wish: Wish, *, execution_count: int | None = None) -> Any:
+def execute_cell(
+    client: SessionClient,
+    code: str,
+    wish: Wish,
+    *,
+    execution_count: int | None = None,
+    spmd: Mapping[str, Any] | None = None,
+) -> Any:
     """Runs a cell's code with what it reads of this notebook sent before, and what it binds bound here after.
+
+    Args:
+        client: The session.
+        code: The cell's.
+        wish: Which values cross.
+        execution_count: The cell's number.
+        spmd: For a cell on ranks: what `nbgpu.ranks.spmd.wish_for` returned.
 
     Returns:
         What its last expression showed.
@@ -482,7 +500,7 @@ def execute_cell(client: SessionClient, code: str, wish: Wish, *, execution_coun
         BaseException: As `Session.execute` does; nothing is bound then.
     """
     session = Session(client)
-    exchange = Exchange(client, functools.partial(session._run, execution_count=execution_count))
+    exchange = Exchange(client, functools.partial(session._run, execution_count=execution_count, spmd=spmd))
     return exchange.run_cell(code, wish, session._finish)
 
 

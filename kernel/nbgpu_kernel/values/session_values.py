@@ -127,7 +127,7 @@ class SessionValues:
         self._welcome(client, request.get("notebook", ""))
         self._objects.release(request.get("release", ()), client)
         known, tokens = request.get("known", {}), request.get("tokens", {})
-        stale = [name for name, token in known.items() if self._token(name) != token]
+        stale = [name for name, token in known.items() if self.token_of(name) != token]
         if stale:
             raise StaleValuesError(stale)
         overwritten = [name for name in tokens if self._was_changed(name)]
@@ -201,7 +201,8 @@ class SessionValues:
         except (MissingBlobError, UnknownReferenceError) as error:
             raise StaleValuesError from error
 
-    def _token(self, name: str) -> str | None:
+    def token_of(self, name: str) -> str | None:
+        """Returns by which the client that was here last knows what a name is bound to, or None."""
         synced = self._synced.get(name)
         return synced.token if synced is not None and name in self._namespace else None
 
