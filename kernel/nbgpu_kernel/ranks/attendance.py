@@ -11,7 +11,7 @@ from typing import Any
 
 from nbgpu_kernel.ranks.channel import Channel
 from nbgpu_kernel.ranks.group_release import leave_groups
-from nbgpu_kernel.ranks.resident_shell import is_callers
+from nbgpu_kernel.ranks.resident_shell import is_callers, place_of_cell
 from nbgpu_kernel.ranks.stacks import Frame, collective, users_frame
 
 _MAX_FRAMES = 40
@@ -48,6 +48,7 @@ def whereabouts() -> dict[str, Any]:
         "collective": collective(frames),
         "frame": asdict(own) if own is not None else None,
         "stack": [asdict(frame) for frame in frames],
+        "places": {frame.file: place for frame in frames if (place := place_of_cell(frame.file)) is not None},
     }
 
 

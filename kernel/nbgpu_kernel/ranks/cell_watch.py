@@ -123,7 +123,7 @@ class CellWatch:
     def _was_freed(self, rank: int, report: dict[str, Any]) -> bool:
         """Says whether a rank failed because its process group was given up: it ran until then."""
         is_later = self._left_s is not None and report["time_s"] >= self._left_s
-        return is_later and rank in self.where and report["kind"] == "raised" and not self.is_interrupted
+        return is_later and bool(self.where.get(rank, {}).get("stack")) and report["kind"] == "raised" and not self.is_interrupted
 
     def _trouble(self, now_s: float, grace_s: float) -> None:
         if self._trouble_s is None:

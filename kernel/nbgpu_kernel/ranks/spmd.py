@@ -262,8 +262,8 @@ class SpmdCell:
             with contextlib.suppress(OSError):
                 write_json(self._folder.error(failure["rank"]), traceback_text(failure.get("chain", ())))
         places: dict[str, str] = {}
-        for failure in outcome.get("failures", ()):
-            places |= failure.pop("places", {})
+        for told in (*outcome.get("failures", ()), *outcome.get("others", ())):
+            places |= told.pop("places", {})
         return {**outcome, "world_size": self.wish.world_size, "hostname": socket.gethostname(), "places": places}
 
     def over(self) -> None:

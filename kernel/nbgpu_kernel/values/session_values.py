@@ -162,11 +162,11 @@ class SessionValues:
 
     def _separated(self, before: Mapping[str, Any], bound: Container[str]) -> list[tuple[str, str]]:
         """Returns which names are bound anew below an object that stays here and goes on with what they were before."""
-        kept = [each for each in self._objects.by_id.values() if not isinstance(each, (*ATOMS, ModuleType))]
+        kept = [each for each in self._objects.by_id.values() if not isinstance(each, (ModuleType, *ATOMS))]
         replaced = {
             name: scan(value, self._definitions)
             for name, value in before.items()
-            if kept and value is not _MISSING and not isinstance(value, (*ATOMS, ModuleType))
+            if kept and value is not _MISSING and not isinstance(value, (ModuleType, *ATOMS))
         }
         if not replaced:
             return []
@@ -400,7 +400,7 @@ class SessionValues:
         read = {}
         for name in request.get("watched", ()):
             value = self._namespace.get(name)
-            if name in wanted or name not in self._running.verified or isinstance(value, (*ATOMS, ModuleType)):
+            if name in wanted or name not in self._running.verified or isinstance(value, (ModuleType, *ATOMS)):
                 continue
             if not self._synced[name].identity.is_of(value):
                 continue
