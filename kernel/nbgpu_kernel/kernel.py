@@ -215,6 +215,8 @@ class SessionKernel(IPythonKernel):
         if outcome["kind"] == "returned":
             return cell, reply or spmd_replies.ok(execution_count)
         reply = spmd_replies.failed(outcome, execution_count)
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()  # what came after an error would tell that it was not the cell's last word
         publish("error", {field: reply[field] for field in ("ename", "evalue", "traceback")})
         return cell, reply
 

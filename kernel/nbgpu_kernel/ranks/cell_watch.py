@@ -10,7 +10,7 @@ from typing import Any
 GRACE_S = 1.0
 """Ranks that fail alike, as with a mistyped name, do so within this time, and keep their process group."""
 INTERRUPT_GRACE_S = 0.5
-_ANSWER_WITHIN_S = 0.3
+_ANSWER_WITHIN_S = 1.0
 _INTERRUPT_AFTER_S = 2.0
 _KILL_AFTER_S = 6.0
 TICK_S = 0.05
@@ -123,7 +123,12 @@ class CellWatch:
     def _was_freed(self, rank: int, report: dict[str, Any]) -> bool:
         """Says whether a rank failed because its process group was given up: it ran until then."""
         is_later = self._left_s is not None and report["time_s"] >= self._left_s
-        return is_later and bool(self.where.get(rank, {}).get("stack")) and report["kind"] == "raised" and not self.is_interrupted
+        return (
+            is_later
+            and self.where.get(rank, {}).get("frame") is not None
+            and report["kind"] == "raised"
+            and not self.is_interrupted
+        )
 
     def _trouble(self, now_s: float, grace_s: float) -> None:
         if self._trouble_s is None:

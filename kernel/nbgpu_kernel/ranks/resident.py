@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 import time
 from collections.abc import Iterable
@@ -26,6 +27,8 @@ from nbgpu_kernel.ranks.rank_process import prepare_rank_process
 from nbgpu_kernel.ranks.rendezvous import torchrun_variables
 from nbgpu_kernel.ranks.resident_shell import ResidentShell, place_of_cell, without_callers
 from nbgpu_kernel.values.definitions import Definitions
+
+_FILE = re.compile(r'File "([^"]*)"')
 
 
 def run_resident(
@@ -104,6 +107,12 @@ class _Resident:
         return self._shell.run(message["code"], message["execution_count"])
 
 
+def _placed(line: str) -> str:
+    found = _FILE.search(line)
+    place = place_of_cell(found[1]) if found is not None else None
+    return line.replace(found[0], place) if found is not None and place is not None else line
+
+
 def report_of(error: BaseException | None) -> dict[str, Any]:
     """Returns how a cell ended on a rank, as plain data: for the launcher, and in the end for the notebook."""
     report: dict[str, Any] = {"kind": "returned", "time_s": time.monotonic()}
@@ -117,6 +126,8 @@ def report_of(error: BaseException | None) -> dict[str, Any]:
         report |= describe_exception(without_callers(error))
         files = {frame["file"] for link in report["chain"] for frame in link["frames"]}
         report["places"] = {file: place for file in files if (place := place_of_cell(file)) is not None}
+        for link in report["chain"]:  # of a syntax error
+            link["lines"] = [_placed(line) for line in link["lines"]]
         report["exception"] = pack_exception(error)
     report["is_interrupt"] = isinstance(error, KeyboardInterrupt)
     return report

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
+import warnings
 from typing import Any
 
 from IPython.core.interactiveshell import InteractiveShell
@@ -10,7 +12,11 @@ from traitlets.config import Config
 
 from nbgpu_kernel.shell import NumberedHistoryManager
 
-_NOT_OF_USERS = ("IPython/core/interactiveshell.py", "IPython/core/async_helpers.py", "asyncio/", "nbgpu_kernel/ranks/")
+_NOT_OF_USERS = (
+    "IPython/core/interactiveshell.py", "IPython/core/async_helpers.py", "IPython/core/compilerop.py",
+    "IPython/core/inputtransformer2.py", "asyncio/", "nbgpu_kernel/ranks/",
+)  # fmt: skip
+_CELL_FILE = re.compile(r"<ipython-input-(\d+)-")
 
 
 class ResidentShell(InteractiveShell):
@@ -36,6 +42,7 @@ class ResidentShell(InteractiveShell):
     def run(self, code: str, execution_count: int) -> BaseException | None:
         """Runs a cell under the notebook's execution count; returns what it raised."""
         self.execution_count = execution_count
+        warnings.filterwarnings("ignore", "To exit: use", UserWarning)
         result: Any = self.run_cell(code, store_history=True)  # type: ignore[no-untyped-call]
         error: BaseException | None = result.error_before_exec or result.error_in_exec
         if isinstance(error, SystemExit) and not error.code:
@@ -57,8 +64,7 @@ def without_callers(error: BaseException) -> BaseException:
         frames = current.__traceback__
         while frames is not None and is_callers(frames.tb_frame.f_code.co_filename):
             frames = frames.tb_next
-        if frames is not None:
-            current.__traceback__ = frames
+        current.__traceback__ = frames
         current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
     return error
 
@@ -72,4 +78,7 @@ def place_of_cell(file: str) -> str | None:
     """Returns "Cell In[3]" for the file by which this process knows a cell; None for other files."""
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     formatted = getattr(getattr(shell, "compile", None), "format_code_name", lambda _: None)(file)
-    return " ".join(formatted) if formatted else None
+    if formatted:
+        return " ".join(formatted)
+    match = _CELL_FILE.match(file)  # of a rank, which is gone
+    return f"Cell In[{match[1]}]" if match else None

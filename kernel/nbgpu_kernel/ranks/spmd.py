@@ -20,6 +20,7 @@ from nbgpu_kernel.ranks.lines import ranks_in_words
 from nbgpu_kernel.ranks.output import FoldedView, Follower, FullView, PrefixedView, View
 from nbgpu_kernel.ranks.rendezvous import torchrun_variables
 from nbgpu_kernel.ranks.resident import report_of
+from nbgpu_kernel.ranks.resident_shell import place_of_cell
 from nbgpu_kernel.ranks.residents import Residents, StoppableThread
 from nbgpu_kernel.ranks.spmd_replies import LauncherEndedError, not_launched
 from nbgpu_kernel.ranks.surroundings import Surroundings
@@ -264,6 +265,9 @@ class SpmdCell:
         places: dict[str, str] = {}
         for told in (*outcome.get("failures", ()), *outcome.get("others", ())):
             places |= told.pop("places", {})
+            for frame in told.get("stack", ()):
+                if (place := place_of_cell(frame["file"])) is not None:
+                    places[frame["file"]] = place
         return {**outcome, "world_size": self.wish.world_size, "hostname": socket.gethostname(), "places": places}
 
     def over(self) -> None:
