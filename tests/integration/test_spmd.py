@@ -169,30 +169,41 @@ def test_the_log_of_a_rank_is_whole(notebook: NotebookKernel) -> None:
 
 
 def test_a_value_is_in_memory_once_until_a_rank_writes_to_it(notebook: NotebookKernel) -> None:
-    run(notebook, "import numpy as np\nlarge = np.full(64 << 20, 7, np.uint8)")
-    run(notebook, "%%gpu --spmd\nlarge[0]")
-    cell = run(
+    size_mb = 64
+    run(notebook, f"import numpy as np\nlarge = np.full({size_mb} << 20, 7, np.uint8)")
+    shown = run(
         notebook,
         """
-        %%gpu --spmd
-        def mapped_bytes(field):
-            # Of the mapping that the array is in.
+        %%gpu --spmd --all-ranks
+        import torch.distributed as dist
+        def resident_mb():
+            # The part of this process in the memory of the mapping that the array is in.
             address, found, inside = large.ctypes.data, 0, False
             for line in open("/proc/self/smaps"):
                 first = line.split()[0]
                 if "-" in first and not first.endswith(":"):
                     start, end = (int(part, 16) for part in first.split("-"))
                     inside = start <= address < end
-                elif inside and first == field + ":":
-                    found += int(line.split()[1]) * 1024
+                elif inside and first == "Pss:":
+                    found += int(line.split()[1]) / 1024
             return found
-        checksum = int(large.sum())
-        private = mapped_bytes("Private_Dirty")
-        print(checksum == 7 * large.size, private < large.size // 16)
+        if not dist.is_initialized():
+            dist.init_process_group()
+        total = int(large.sum())
+        dist.barrier()  # all have it now
+        print("MB", round(resident_mb()))
+        dist.barrier()
+        large[:] = 8
+        dist.barrier()
+        print("written", round(resident_mb()), large[0])
+        dist.barrier()
         """,
-    )
-    assert "True True" in cell.text()
-    assert folded(cell) == ["[ranks 1-2] True True"]
+    ).text()
+    found = [int(size) for size in re.findall(r"MB (\d+)", shown)]
+    assert len(found) == 3, shown
+    assert size_mb * 0.9 < sum(found) < size_mb * 1.2, shown
+    written = [int(size) for size in re.findall(r"written (\d+) 8", shown)]
+    assert [size >= size_mb for size in written] == [True] * 3, shown
 
 
 def test_what_cannot_be_sent_is_named_before_the_cell_runs(notebook: NotebookKernel) -> None:
