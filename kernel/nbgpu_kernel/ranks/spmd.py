@@ -300,6 +300,8 @@ class SpmdCell:
         self._publish("stream", {"name": "stderr" if is_stderr else "stdout", "text": text})
 
     def _display(self, data: dict[str, str], *, transient: dict[str, str], update: bool) -> None:
+        if not update and self.wish.runs_in_kernel:
+            sys.stdout.flush()  # rank 0's first lines above those of the others
         kind = "update_display_data" if update else "display_data"
         self._publish(kind, {"data": data, "metadata": {}, "transient": transient})
 
