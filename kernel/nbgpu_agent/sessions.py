@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import psutil
 
+from nbgpu_agent.cell_timeouts import CellTimeouts, timeout_of
 from nbgpu_agent.channels import Channel, message_parts
 from nbgpu_agent.errors import KernelDiedError, KernelFailedError
 from nbgpu_agent.journal import (
@@ -38,9 +39,11 @@ from nbgpu_agent.model import (
     SessionInfo,
     SessionRequest,
 )
+from nbgpu_agent.notebook_facts import NotebookFacts
 
 if TYPE_CHECKING:
     from nbgpu_agent.measuring import Measurement
+    from nbgpu_agent.stacks import Stacks
 
 Measure: TypeAlias = "Callable[[Collection[str], float, float], Measurement | None]"
 """Says what accelerators did from one time to another; None while there is no reading from after that."""
@@ -64,6 +67,8 @@ class _Request:
     header: dict[str, Any]
     parts: Sequence[Any]
     execution_count: int | None
+    timeout_s: float | None = None
+    """For how long it may run, from when it has begun; None: for ever."""
     sent: bool = False
     begun: bool = False
     counts: bool = False
@@ -74,11 +79,18 @@ class _Request:
     reply: list[bytes] | None = None
     """That came before the last of the output."""
     started_unix_s: float = 0.0
+    kernel_ended: bool = False
+    """Under it."""
     changed: list[asyncio.Future[None]] = field(default_factory=list)
 
     @property
     def over(self) -> bool:
-        return self.replied and self.idle
+        return self.kernel_ended or (self.replied and self.idle)
+
+    async def changed_within(self, timeout_s: float) -> None:
+        waiter = asyncio.get_running_loop().create_future()
+        self.changed.append(waiter)
+        await asyncio.wait({waiter}, timeout=timeout_s)
 
     def wake(self) -> None:
         for waiter in self.changed:
@@ -132,6 +144,7 @@ class Session:
         self._attached_unix_s = self._created_unix_s if request.notebook_id else 0.0
         self._detail = ""
         self._environment = EnvironmentFacts()
+        self._notebook: NotebookFacts | None = None
         self._ended: collections.deque[Execution] = collections.deque(maxlen=_KEPT_EXECUTIONS)
         self._unmeasured: list[Execution] = []
         self._executions = 0
@@ -145,6 +158,7 @@ class Session:
         self._waiting: collections.deque[_Request] = collections.deque()
         self._current: _Request | None = None
         self._before_start: list[tuple[Channel, Sequence[Any], str]] = []
+        self._timeouts = CellTimeouts(self.stacks, self.journal.append, self._interrupt_current, self._end_current)
 
     # -- Its life ---------------------------------------------------------------------------------------------------
 
@@ -224,9 +238,27 @@ class Session:
             notebook_name: Empty: as it is.
         """
         name = notebook_name or self._request.notebook_name
+        if notebook_id != self._request.notebook_id:
+            self._notebook = None
         self._request = replace(self._request, notebook_id=notebook_id, notebook_name=name)
         self._attached_unix_s = self._now() if notebook_id else 0.0
         self._on_change()
+
+    def note_notebook(self, notebook_id: str, kernel_generation: int, facts: NotebookFacts) -> None:
+        """Notes what a notebook says; passed over if the session is another's.
+
+        Args:
+            notebook_id: Its Jupyter kernel id.
+            kernel_generation: Of the kernel that has the variables; those of one before are gone.
+            facts: In the place of what it said before.
+        """
+        if not notebook_id or notebook_id != self._request.notebook_id:
+            return
+        if kernel_generation != self._generation or self._kernel_state is KernelState.DEAD:
+            facts = replace(facts, variables=None)
+        if facts != self._notebook:
+            self._notebook = facts
+            self._on_change()
 
     def tell_choice(self, notebook_id: str, session_id: str) -> None:
         """Tells who is connected that the notebook uses another session from now on; none, if that id is empty."""
@@ -288,6 +320,7 @@ class Session:
             accelerator_seconds=self._accelerator_seconds(),
             last_executions=tuple(self._ended),
             attached_unix_s=self._attached_unix_s,
+            notebook=self._notebook,
         )
 
     def _execution_of(self, request: _Request) -> Execution:
@@ -352,7 +385,8 @@ class Session:
         if channel is Channel.SHELL:
             header = json.loads(bytes(parts[0]))
             if header.get("msg_type") == "execute_request" and not header.get("subshell_id"):
-                request = _Request(request_id, header.get("msg_id", ""), header, parts, _execution_count(parts[2]))
+                count, timeout_s = _execution_count(parts[2]), timeout_of(parts[2])
+                request = _Request(request_id, header.get("msg_id", ""), header, parts, count, timeout_s)
                 if self._current is None:
                     self._execute(kernel, request)
                 else:
@@ -407,6 +441,8 @@ class Session:
             request.begun = True
             request.started_unix_s = self._now()
             request.wake()
+            if request.timeout_s is not None:
+                self._timeouts.bound(request, request.timeout_s)
         self._on_change()
 
     def _on_over(self, request: _Request) -> None:
@@ -443,8 +479,7 @@ class Session:
         if kernel is None or current is None or (request_id and current.request_id != request_id):
             return False
         if escalate:
-            kernel.ending_asked_for = True
-            await self._retire(kernel)
+            await self._end_current()
             return True
         while not current.begun:
             if current.over or self._current is not current:
@@ -454,14 +489,26 @@ class Session:
             await waiter
         if current.over or self._current is not current:
             return False
+        self._interrupt_current()
+        return True
+
+    def _interrupt_current(self) -> None:
+        kernel, current = self._kernel, self._current
+        if kernel is None or current is None:
+            return
         kernel.interrupt()
         nudging = asyncio.ensure_future(self._nudge(kernel, current))
         self._nudges.add(nudging)
         nudging.add_done_callback(self._nudges.discard)
-        return True
 
-    async def stacks(self) -> str:
-        """Returns the Python stacks of the kernel's threads.
+    async def _end_current(self) -> None:
+        kernel = self._kernel
+        if kernel is not None:
+            kernel.ending_asked_for = True
+            await self._retire(kernel)
+
+    async def stacks(self) -> Stacks:
+        """Returns the Python stacks of the kernel's threads, and of its ranks.
 
         Raises:
             KernelDiedError: There is no kernel, or it does not answer.
@@ -588,12 +635,15 @@ class Session:
         self._last_log = kernel.log_tail(_KEPT_LOG_BYTES)
         self._kernel = None
         self._kernel_state = KernelState.DEAD
+        if self._notebook is not None:
+            self._notebook = replace(self._notebook, variables=None)
         if not self._closing:  # else it is the end of the session that ends what waits for an answer
             self.journal.append(KernelEnded(self._generation, self._kernel_exit))
         current, self._current = self._current, None
         if current is not None:
             self._last_active_unix_s = self._now()
             self._note_ended(current)
+            current.kernel_ended = True
             current.wake()
         if not self._closing:
             self._refuse_waiting()

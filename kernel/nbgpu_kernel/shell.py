@@ -7,8 +7,10 @@ from types import TracebackType
 from typing import Any
 
 from ipykernel import zmqshell
+from ipykernel.compiler import XCachingCompiler
 from IPython.core.history import HistoryManager
 
+from nbgpu_kernel import whereabouts
 from nbgpu_kernel.interrupts import Interrupts
 
 
@@ -28,11 +30,25 @@ class NumberedHistoryManager(HistoryManager):
             self.db_input_cache.clear()  # kept for a writer that there is not
 
 
+class NotingCompiler(XCachingCompiler):
+    """Leaves word of which file's code is which cell, for those who see a stack while the kernel is busy."""
+
+    def cache(self, transformed_code: str, number: int = 0, raw_code: str | None = None) -> str:
+        name = str(super().cache(transformed_code, number, raw_code))
+        whereabouts.note_cell(name, number)
+        return name
+
+
 class ZMQInteractiveShell(zmqshell.ZMQInteractiveShell):
     """ipykernel's shell with that history. It has ipykernel's name: libraries recognise a notebook by it."""
 
     holds_errors = False
     """Whether errors are not shown: the cell runs on other ranks as well, and another may have failed before this."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        if kwargs.get("compiler_class") in (None, XCachingCompiler):
+            kwargs["compiler_class"] = NotingCompiler
+        super().__init__(*args, **kwargs)  # type: ignore[no-untyped-call]
 
     def _showtraceback(self, etype: Any, evalue: Any, stb: Any) -> None:
         if self.holds_errors:

@@ -25,8 +25,19 @@ OVERFLOWING = """selector => [...document.querySelectorAll(selector + ' *')]
     return own.right > panel.right + 0.5 || own.left < panel.left - 0.5;
   })
   .map(node => `${node.className}: ${node.textContent.slice(0, 40)}`)"""
+CUT_CHOICES = """selector => [...document.querySelectorAll(selector + ' select')]
+  .filter(select => {
+    const whole = select.cloneNode(true);
+    whole.style.cssText = 'position: absolute; max-width: none; visibility: hidden';
+    select.parentElement.append(whole);
+    const isCut = whole.getBoundingClientRect().width > select.getBoundingClientRect().width + 1;
+    whole.remove();
+    return isCut;
+  })
+  .map(select => select.getAttribute('aria-label'))"""
 NARROW = """:root { --jp-sidebar-min-width: 100px !important; }
 #jp-left-stack, #jp-main-split-panel > * { min-width: 0 !important; }
+#jp-left-stack { overflow: visible !important; z-index: 1; }
 #nbgpu-panel { width: %dpx !important; }"""
 INKED = """index => {
   const canvas = document.querySelectorAll('.nbgpu-Charts [data-accelerator]')[index].querySelector('canvas');
@@ -128,7 +139,7 @@ def test_eight_gpus_and_long_names_are_shown_in_both_themes(lab, feed, kernel_id
         lab.screenshot(screenshots / f"sidebar-{theme.lower()}.png")
 
 
-@pytest.mark.parametrize("width", [200, 260])
+@pytest.mark.parametrize("width", [200, 280, 400])
 def test_nothing_overflows_whatever_the_width(lab, feed, kernel_id, screenshots, width):
     feed.publish(*busy_page(kernel_id))
     feed.publish_samples("lab", *readings())
@@ -141,6 +152,7 @@ def test_nothing_overflows_whatever_the_width(lab, feed, kernel_id, screenshots,
     try:
         expect(lab.panel).to_have_css("width", f"{width}px")
         assert lab.page.evaluate(OVERFLOWING, "#nbgpu-panel") == []
+        assert lab.page.evaluate(CUT_CHOICES, "#nbgpu-panel") == []
         lab.panel.screenshot(path=screenshots / f"sidebar-{width}.png", animations="disabled")
     finally:
         style.evaluate("node => node.remove()")
@@ -202,6 +214,55 @@ def test_an_environment_that_is_built_says_how_far_it_is(lab, feed, kernel_id):
     feed.publish(lab_pool(opening))
     expect(lab.section("notebook")).to_contain_text("Installing 12 of 80 packages")
     expect(lab.section("notebook").get_by_role("status")).to_have_text("Installing packages")
+
+
+LONG = "opentelemetry-instrumentation-with-a-name-that-hardly-fits-anywhere"
+
+
+def test_what_differs_is_named_and_opens_without_overflowing(lab, feed, kernel_id, screenshots):
+    packages = [
+        {"name": LONG, "before": "0.60b0.post1+local.build", "now": "0.61b0"},
+        {"name": "rich", "before": None, "now": "14.1.0"},
+        {"name": "torch", "before": "2.12.0", "now": None},
+    ]
+    difference = {
+        "package_count": 120,
+        "packages": packages,
+        "file_count": 3,
+        "files": ["training/a_rather_long_name_of_a_module_in_a_folder.py", "mine.py", "tool/tool.py"],
+        "variables": ["HF_HOME"],
+    }
+    variables = {
+        "sent_count": 3,
+        "sent": [
+            {"name": "frame", "size_bytes": 12 << 20},
+            {"name": "x", "size_bytes": 8},
+            {"name": "y", "size_bytes": 8},
+        ],
+        "sent_bytes": (12 << 20) + 16,
+        "handle_count": 1,
+        "handles": [{"name": "model", "size_bytes": None}],
+    }
+    mine = fake.session("s1", kernel_id, "digits.ipynb", difference=difference, variables=variables)
+    feed.publish(lab_pool(mine))
+    rows = lab.section("notebook").locator(".nbgpu-Facts")
+    expect(rows).to_contain_text(f"120 packages differ: {LONG} 0.60b0.post1+local.build → 0.61b0, …; 3 files changed")
+    expect(rows).to_contain_text("3 sent (12 MiB), 1 handle")
+    for summary in rows.locator("summary").all():
+        summary.click()
+    assert rows.locator("li").all_inner_texts()[:4] == [
+        f"{LONG} 0.60b0.post1+local.build → 0.61b0",
+        "rich 14.1.0, new",
+        "torch 2.12.0, removed",
+        "and 117 more packages",
+    ]
+    for width in (200, 250):
+        style = lab.page.add_style_tag(content=NARROW % width)
+        for theme in ("Light", "Dark"):
+            lab.set_theme(f"JupyterLab {theme}")
+            lab.screenshot(screenshots / f"facts-{width}-{theme.lower()}.png")
+        assert lab.page.evaluate(OVERFLOWING, "#nbgpu-panel") == []
+        style.evaluate("node => node.remove()")
 
 
 def test_a_close_that_loses_something_is_asked_about(lab, feed, kernel_id):
@@ -399,6 +460,18 @@ def test_only_charts_in_sight_are_drawn_and_one_that_comes_into_sight_is(lab, fe
     assert not lab.page.evaluate(INKED, 7)
     lab.page.locator(".nbgpu-Charts").evaluate("node => { node.scrollTop = node.scrollHeight; }")
     lab.page.wait_for_function(INKED, arg=7)
+
+
+def test_the_charts_come_back_with_the_page(lab, feed, kernel_id):
+    feed.samples = {"lab": readings()}
+    feed.publish(lab_pool())
+    lab.execute("nbgpu:open-charts")
+    lab.wait_until_layout_has("nbgpu-charts:charts")
+    lab.reload()
+    lab.page.locator(".lm-DockPanel-tabBar .lm-TabBar-tab", has_text="GPU charts").click()
+    expect(lab.page.locator(".nbgpu-Charts [data-accelerator]:visible")).to_have_count(8)
+    lab.page.wait_for_function(INKED, arg=0)
+    assert lab.page.locator(".jp-MainAreaWidget > .nbgpu-Charts").count() == 1
 
 
 def test_the_toolbar_has_a_menu_whose_attach_leads_to_the_picker(lab, feed, kernel_id):

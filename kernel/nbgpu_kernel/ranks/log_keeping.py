@@ -36,6 +36,8 @@ class LogKeeper:
         self._logs: dict[int, Any] = {}
         self._kept_bytes: dict[int, int] = {}
         self._readers: dict[int, list[tuple[int, _Stream]]] = {}
+        self.written_bytes = 0
+        """By all ranks, whether or not it was kept."""
 
     def open_pipe(self, rank: int, *, is_stderr: bool) -> int:
         """Returns the end to which a rank writes."""
@@ -79,6 +81,7 @@ class LogKeeper:
             self._readers[stream.rank].remove((descriptor, stream))
             os.close(descriptor)
             return False
+        self.written_bytes += len(data)
         rank = stream.rank
         kept_bytes = self._kept_bytes.get(rank, 0)
         if kept_bytes >= MAX_LOG_BYTES:

@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from nbgpu_kernel.ranks.call_folder import CallFolder, write_json
+from nbgpu_kernel.ranks.facts import answer_from_now_on
 from nbgpu_kernel.ranks.failures import describe_exception
 from nbgpu_kernel.ranks.message_file import write_values
 from nbgpu_kernel.ranks.payload import read_call
@@ -35,6 +36,8 @@ class Wiring:
     stderr: int
     start: int
     """To be read: environment variables as JSON, then its end."""
+    questions: int
+    """To be read: a byte for each time that the launcher wants to know what torch knows."""
     reports: int
     """To be written: the rank's number, when its report is there."""
     keep: frozenset[int]
@@ -85,6 +88,7 @@ class _Rank:
             self._folder.crash(self._rank),
             self._folder.stacks(self._rank),
         )
+        answer_from_now_on(self._wiring.questions, self._folder.facts(self._rank))
 
     def _call(self) -> None:
         main = sys.modules["__main__"] = ModuleType("__main__")

@@ -14,8 +14,7 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from nbgpu_kernel.process import end_with_parent
-
-STACKS_SIGNAL = signal.SIGUSR1
+from nbgpu_kernel.whereabouts import STACKS_SIGNAL
 
 
 def prepare_rank_process(

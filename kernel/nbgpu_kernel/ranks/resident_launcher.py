@@ -33,6 +33,7 @@ from nbgpu_kernel.ranks.rendezvous import Rendezvous
 from nbgpu_kernel.ranks.resident import run_resident
 from nbgpu_kernel.ranks.resident_shell import is_callers, make_shell
 from nbgpu_kernel.ranks.stacks import main_thread
+from nbgpu_kernel.whereabouts import RankProcess, forget_group, write_group
 
 RANKS_FILE = "ranks.json"
 """In the folder of the ranks: the process ids of those that live, by number."""
@@ -51,6 +52,9 @@ class Start:
     control: int
     """And of that on which it reaches the kernel while one runs."""
     kernel_pid: int
+    world_size: int
+    whereabouts: str | None
+    """Folder in which word is left of the ranks; see `nbgpu_kernel.whereabouts`."""
     call_id: str
     """Marks the ranks and all that comes from them."""
 
@@ -93,6 +97,7 @@ class _Launcher:
     """See the module."""
 
     def __init__(self, start: Start) -> None:
+        self._start = start
         self._folder = CallFolder(Path(start.folder))
         self._call_id = start.call_id
         self._kernel_pid = start.kernel_pid
@@ -134,6 +139,7 @@ class _Launcher:
             signal.signal(number, signal.SIG_IGN)
         for rank in self._ranks.values():
             signal_group(rank.pid, signal.SIGKILL)
+        forget_group(self._start.whereabouts, self._call_id)
         self._rendezvous.end()
         end_marked(self._call_id)
         self._folder.remove_scratch()
@@ -264,8 +270,14 @@ class _Launcher:
         self._write_ranks()
 
     def _write_ranks(self) -> None:
+        """Leaves word of those that live, for the kernel and for whoever wants to know where they are."""
         with contextlib.suppress(FileNotFoundError):  # the session is gone, and the folder with it
             write_json(self._folder.path / RANKS_FILE, {number: rank.pid for number, rank in self._ranks.items()})
+        processes = {
+            number: RankProcess(number, rank.pid, str(self._folder.stacks(number)))
+            for number, rank in self._ranks.items()
+        }
+        write_group(self._start.whereabouts, self._call_id, self._start.world_size, processes)
 
     def _bury(self) -> None:
         """Takes note of ranks that have ended."""

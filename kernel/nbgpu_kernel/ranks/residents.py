@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from nbgpu_kernel import whereabouts
 from nbgpu_kernel.ranks.attendance import attend
 from nbgpu_kernel.ranks.call_folder import CallFolder
 from nbgpu_kernel.ranks.channel import Channel
@@ -64,7 +65,13 @@ class Residents:
         control, launchers_control = socket.socketpair()
         self._channel = Channel(cells)
         start = Start(
-            str(self._folder.path), launchers_cells.fileno(), launchers_control.fileno(), os.getpid(), self.id
+            str(self._folder.path),
+            launchers_cells.fileno(),
+            launchers_control.fileno(),
+            os.getpid(),
+            world_size,
+            whereabouts.folder(),
+            self.id,
         )
         with open(self._folder.launcher_log, "ab") as log:
             # In the kernel's process group: it sees interrupts that the kernel does not while it waits for other ranks.
@@ -177,6 +184,7 @@ class Residents:
             self._process.kill()
             self._process.wait()
         end_marked(self.id)
+        whereabouts.forget_group(whereabouts.folder(), self.id)  # where the launcher was killed
         self._folder.remove_scratch()
         shutil.rmtree(self._folder.path, ignore_errors=True)
 

@@ -12,6 +12,8 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from IPython.core.compilerop import code_name
+
 from nbgpu_kernel.ranks.call_folder import CallFolder, write_json
 from nbgpu_kernel.ranks.cell_values import CellNames, CellValues, Selection, names_of_cell
 from nbgpu_kernel.ranks.failures import traceback_text
@@ -25,6 +27,7 @@ from nbgpu_kernel.ranks.residents import Residents, StoppableThread
 from nbgpu_kernel.ranks.spmd_replies import LauncherEndedError, not_launched
 from nbgpu_kernel.ranks.surroundings import Surroundings
 from nbgpu_kernel.streams import SessionOutStream
+from nbgpu_kernel.whereabouts import note_cell
 
 _LOOK_EVERY_S = 0.05
 _NEEDS_TORCH = re.compile(
@@ -105,7 +108,9 @@ class SpmdRanks:
         prepared = self._prepare(wish, others)
         residents = self._residents
         assert residents is not None
-        names = names_of_cell(self._transformed(code))
+        transformed = self._transformed(code)
+        note_cell(code_name(transformed, execution_count), execution_count)  # as the ranks name it
+        names = names_of_cell(transformed)
         selection = self._cell_values.select(names, reads, others)
         self._surroundings.note_changes()
         for rank in prepared.fresh:

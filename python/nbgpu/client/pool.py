@@ -187,11 +187,32 @@ class Pool:
         info: pool_pb2.SessionInfo = response.session
         return info
 
+    async def note_notebook(
+        self, session_id: str, notebook_id: str, kernel_generation: int, facts: pool_pb2.NotebookFacts
+    ) -> None:
+        """Has the agent know what the notebook says of itself and the session; in the place of what it said before."""
+        request = session_pb2.NoteNotebookRequest(
+            session_id=session_id, notebook_id=notebook_id, kernel_generation=kernel_generation, facts=facts
+        )
+        with translated():
+            await self.session.NoteNotebook(request, **self._call(DEADLINE_S))
+
     async def read_log(self, session_id: str, tail_bytes: int = 0) -> str:
         request = session_pb2.ReadLogRequest(session_id=session_id, tail_bytes=tail_bytes)
         with translated():
             response = await self.session.ReadLog(request, **self._call(DEADLINE_S))
         return str(response.text)
+
+    async def stacks(self, session_id: str) -> session_pb2.StacksResponse:
+        """Returns where the session's kernel and its ranks are, also while they compute.
+
+        Raises:
+            KernelDiedError: There is no kernel, or it does not answer.
+        """
+        request = session_pb2.StacksRequest(session_id=session_id)
+        with translated():
+            response: session_pb2.StacksResponse = await self.session.Stacks(request, **self._call(KERNEL_DEADLINE_S))
+        return response
 
     async def missing_blobs(self, digests: Sequence[str]) -> list[str]:
         """Returns those that the node does not have. Those that it has count as used now."""
