@@ -22,6 +22,7 @@ from typing import Any
 
 from nbgpu_kernel import whereabouts
 from nbgpu_kernel.ranks.call_folder import CallFolder, Plan
+from nbgpu_kernel.ranks.failures import traceback_text
 from nbgpu_kernel.ranks.hang_view import HangView
 from nbgpu_kernel.ranks.message_file import read_values
 from nbgpu_kernel.ranks.output import FoldedView, Follower, FullView, PrefixedView, View
@@ -53,6 +54,7 @@ class Call:
         """Files of the notebook's cells, and the number of each."""
         self.is_awaited = False
         """Whether what it returned was brought when it ended, and is not asked for again."""
+        self.begun_s = time.monotonic()
         self._process: subprocess.Popen[bytes] | None = None
         self._alive, self._process_end = os.pipe()
         """The launcher has the other end, which is closed when it ends."""
@@ -154,11 +156,8 @@ class Call:
             text = self.folder.log(rank).read_bytes().decode(errors="replace")
         with contextlib.suppress(OSError, ValueError):
             report = json.loads(self.folder.report(rank).read_text())
-            for link in reversed(report.get("chain", [])):
-                text += f"{'' if text.endswith(chr(10)) or not text else chr(10)}Traceback (most recent call last):\n"
-                for frame in link["frames"]:
-                    text += f'  File "{frame["file"]}", line {frame["line"]}, in {frame["function"]}\n'
-                text += f"{link['ename']}: {link['evalue']}\n"
+            told = traceback_text(report.get("chain", []))
+            text += ("\n" if told and text and not text.endswith("\n") else "") + told
         return text
 
 
@@ -281,6 +280,18 @@ def log(call_id: str, rank: int) -> str | None:
     """
     call = _calls.get(call_id) if call_id else next(reversed(_calls.values()), None)
     return call.log(rank) if call is not None and 0 <= rank < call.world_size else None
+
+
+def rank_log(rank: int) -> dict[str, Any]:
+    """Returns what a rank wrote, `text`, in the latest call, or in the last `--spmd` cells if these came after it.
+
+    `text` is None where there is no such rank of `world_size`, which is 0 where there were no ranks at all.
+    """
+    resident = _shell().kernel.spmd_ranks
+    latest = next(reversed(_calls.values()), None)
+    if latest is None or latest.begun_s < resident.last_used_s:
+        return {"text": resident.log(rank), "world_size": resident.world_size}
+    return {"text": log("", rank), "world_size": latest.world_size}
 
 
 def describe(call_id: str) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from nbgpu_kernel.ranks.log_keeping import CHUNK_BYTES, LogKeeper, open_pipe
 from nbgpu_kernel.ranks.memory_events import killed_between, read_memory_kills
 from nbgpu_kernel.ranks.processes import end_marked, exit_of, read_starts, signal_group, signal_process
 from nbgpu_kernel.ranks.rank import Wiring, run_rank
+from nbgpu_kernel.ranks.rendezvous import torchrun_variables
 from nbgpu_kernel.ranks.stacks import collective, main_thread, users_frame
 from nbgpu_kernel.ranks.watch import HangWatch, ProcessSource
 from nbgpu_kernel.whereabouts import STACKS_SIGNAL, RankProcess, forget_group, write_group
@@ -226,14 +227,7 @@ class _Launch:
         )
         size = self._plan.world_size
         for rank, writer in enumerate(self._start_writers):
-            variables = {
-                "RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size,
-                "GROUP_RANK": 0, "GROUP_WORLD_SIZE": 1, "NODE_RANK": 0, "ROLE_RANK": rank, "ROLE_WORLD_SIZE": size,
-                "ROLE_NAME": "default", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
-                "TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": 0,
-                "TORCHELASTIC_MAX_RESTARTS": 0, "TORCHELASTIC_RUN_ID": self._plan.call_id,
-            }  # fmt: skip
-            content = json.dumps({name: str(value) for name, value in variables.items()}).encode()
+            content = json.dumps(torchrun_variables(rank, size, port, self._plan.call_id)).encode()
             with contextlib.suppress(BrokenPipeError):  # it has ended; that is noticed below
                 os.write(writer, content)
             os.close(writer)
