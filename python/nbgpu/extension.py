@@ -27,8 +27,13 @@ class Extension:
         self._completion = Completion(self._magics)
         self._facts: FactsTeller | None = None
         self._transform = sticky_transform(lambda: self._magics.is_sticky)
+        self._is_loaded = False
 
     def load(self) -> None:
+        """Does nothing where it is loaded already."""
+        if self._is_loaded:
+            return
+        self._is_loaded = True
         self._shell.register_magics(self._magics)
         self._completion.install(self._shell)
         self._shell.input_transformers_cleanup.append(self._transform)
@@ -40,6 +45,7 @@ class Extension:
             this_notebook().on_given = self._facts.look_soon
 
     def unload(self) -> None:
+        self._is_loaded = False
         for kind in ("line", "cell"):
             self._shell.magics_manager.magics[kind].pop("gpu", None)
         self._completion.uninstall(self._shell)
