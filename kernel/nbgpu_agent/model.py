@@ -96,6 +96,11 @@ class AcceleratorProcess:
 
 
 @dataclass(frozen=True)
+class OthersProcess(AcceleratorProcess):
+    """A process of another user than who is told of it, of which only the memory is told."""
+
+
+@dataclass(frozen=True)
 class Sample:
     """One timed reading of one accelerator. None is unknown, never zero."""
 
@@ -126,6 +131,11 @@ class Sample:
     xid: Xid | None = None
     """The last one since the agent started."""
     processes: tuple[AcceleratorProcess, ...] = ()
+
+
+@dataclass(frozen=True)
+class OthersSample(Sample):
+    """A reading of an accelerator that a session of another user holds than who is told of it."""
 
 
 class Phase(enum.Enum):
@@ -197,6 +207,8 @@ class SessionRequest:
     python: str = ""
     working_folder: str = ""
     snapshot_digest: str = ""
+    owner: str = ""
+    """The user whose it is; empty: the agent's owner."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,21 @@
+"""gRPC's standard health service: it says that something serves here, and nothing else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health_pb2
+from grpc_health.v1.health import aio
+
+
+class HealthService(aio.HealthServicer):  # type: ignore[misc,unused-ignore]
+    """Knows of the server as a whole only, under the empty name."""
+
+    async def Watch(  # noqa: N802
+        self, request: health_pb2.HealthCheckRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> None:
+        if request.service:  # the base class would remember every name that is asked for
+            await context.abort(grpc.StatusCode.NOT_FOUND)
+        await super().Watch(request, context)
