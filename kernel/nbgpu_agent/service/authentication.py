@@ -18,6 +18,7 @@ from nbgpu_agent.errors import TooManyAttemptsError, UnauthenticatedError
 from nbgpu_agent.identity.attempts import Attempts, address_of
 from nbgpu_agent.identity.caller import OWNER, Caller, set_caller
 from nbgpu_agent.service.translated_errors import abort_with
+from nbgpu_agent.service.unreadable import with_readable_requests
 
 if TYPE_CHECKING:
     from nbgpu_agent.identity.users import UserStore
@@ -60,14 +61,17 @@ class IdentityInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc,type
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Any:
         if handler_call_details.method in OPEN_METHODS:
-            return await continuation(handler_call_details)
+            return with_readable_requests(await continuation(handler_call_details))
         try:
             caller = self._authenticated(handler_call_details.invocation_metadata)
         except UnauthenticatedError as error:
             return self._refusal(error)
         set_caller(caller)
         handler = await continuation(handler_call_details)
-        return handler if handler is None or not caller.token_id else self._guarded(handler, caller)
+        if handler is None:
+            return None
+        handler = with_readable_requests(handler)
+        return self._guarded(handler, caller) if caller.token_id else handler
 
     def _authenticated(self, metadata: Sequence[tuple[str, str | bytes]]) -> Caller:
         values = [value for key, value in metadata if key == AUTHORIZATION]
