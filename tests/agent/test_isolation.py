@@ -17,17 +17,19 @@ import grpc.aio
 import pytest
 from google.protobuf import message_factory
 from google.protobuf.descriptor import MethodDescriptor
+from grpc_health.v1 import health_pb2
 
 from fakes.session import FakeKernels, FakeSession
 from nbgpu_agent.accelerators.cpu import CpuSource
 from nbgpu_agent.accelerators.inventory import Inventory
 from nbgpu_agent.accelerators.simulated import SimulatedSource, parse_simulated
+from nbgpu_agent.identity.attempts import MAX_FAILURES
 from nbgpu_agent.identity.users import UserStore
 from nbgpu_agent.listening import ListenAddress
 from nbgpu_agent.model import Node
 from nbgpu_agent.registry import SessionRegistry
 from nbgpu_agent.sampling import Sampler
-from nbgpu_agent.service.authentication import OPEN_METHODS
+from nbgpu_agent.service.authentication import OPEN_METHODS, PAIR
 from nbgpu_agent.service.pool import AgentIdentity, PoolService
 from nbgpu_agent.service.server import bind, make_server
 from nbgpu_agent.user_blobs import UserBlobs
@@ -86,6 +88,7 @@ class Agent:
 
     def __init__(self, target: str, users: UserStore, registry: SessionRegistry, sampler: Sampler) -> None:
         self.registry = registry
+        self.users = users
         self.sampler = sampler
         self.channel = grpc.aio.insecure_channel(target, options=[("grpc.default_authority", "localhost")])
         self._tokens = {
@@ -346,3 +349,43 @@ async def test_the_handshake_says_who_one_is(tmp_path: Path) -> None:
             answer = await agent.call("/nbgpu.v1.Pool/Handshake", request, user)
             told = pool_pb2.HandshakeResponse.FromString(answer.responses[0])
             assert (told.user, told.administrator) == (user, user == "boss")
+
+
+async def test_who_sends_wrong_codes_has_to_wait(tmp_path: Path) -> None:
+    wrong = identity_pb2.PairRequest(code="ABCD-EFGH-JKMN-PQRS", client_name="x").SerializeToString()
+    async with running(tmp_path) as (agent, _):
+        for _ in range(MAX_FAILURES):
+            outcome = await agent.call(PAIR, wrong, None)
+            assert (outcome.code, outcome.error.reason) == (
+                grpc.StatusCode.PERMISSION_DENIED,
+                pool_pb2.CODE_REFUSED,
+            )
+        right = identity_pb2.PairRequest(code=agent.users.invite("dave")).SerializeToString()
+        outcome = await agent.call(PAIR, right, None)
+        assert (outcome.code, outcome.error.reason) == (
+            grpc.StatusCode.RESOURCE_EXHAUSTED,
+            pool_pb2.TOO_MANY_ATTEMPTS,
+        )
+        assert outcome.error.hint.startswith("wait ")
+        # Who has a token goes on, also where somebody behind the same address has none.
+        assert (await agent.call("/nbgpu.v1.Pool/ListOffers", b"", "alice")).code is grpc.StatusCode.OK
+
+
+async def test_health_is_told_to_everybody_and_nothing_else(tmp_path: Path) -> None:
+    async with running(tmp_path) as (agent, _):
+        for service, code in (("", grpc.StatusCode.OK), ("nbgpu.v1.Pool", grpc.StatusCode.NOT_FOUND)):
+            request = health_pb2.HealthCheckRequest(service=service).SerializeToString()
+            outcome = await agent.call("/grpc.health.v1.Health/Check", request, None)
+            assert outcome.code is code
+        answer = (await agent.call("/grpc.health.v1.Health/Check", b"", None)).responses
+        assert [health_pb2.HealthCheckResponse.FromString(each).status for each in answer] == [
+            health_pb2.HealthCheckResponse.SERVING
+        ]
+
+
+async def test_what_is_no_message_is_an_invalid_request(tmp_path: Path) -> None:
+    async with running(tmp_path) as (agent, _):
+        for path in ("/nbgpu.v1.Pool/ListSessions", "/nbgpu.v1.Pool/WatchPool", "/nbgpu.v1.Session/Connect", PAIR):
+            outcome = await agent.call(path, b"\xff" * 9, "alice")
+            assert outcome.code is grpc.StatusCode.INVALID_ARGUMENT, path
+            assert outcome.error.reason == pool_pb2.INVALID_REQUEST
