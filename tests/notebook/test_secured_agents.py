@@ -50,8 +50,9 @@ def pools_of(machine: Machine) -> list[dict[str, str]]:
 
 
 def as_default_pool(agent: SecuredAgent, machine: Machine) -> None:
-    """Has the machine use the pool that it has paired with, and no other."""
+    """Has the machine use the pool that it has paired with, by the environment, and no other."""
     (pool,) = pools_of(machine)
+    machine.nbgpu("pool", "remove", pool["name"])
     machine.variables = {
         "NBGPU_AGENT_ADDRESS": pool["address"],
         "NBGPU_AGENT_TOKEN": pool["token"],
@@ -76,15 +77,15 @@ def test_a_user_pairs_and_runs_a_cell(agent: SecuredAgent, laptop: Machine) -> N
     file = laptop.home / "config" / "nbgpu" / "pools.json"
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert pool["token"] not in added.stdout + added.stderr + agent.place.log()
-    as_default_pool(agent, laptop)
-    ran = laptop.python("-W", "error::ResourceWarning", "-c", RUN)
-    assert ran.returncode == 0, ran.stderr
-    assert ran.stdout.splitlines()[-1] == "42"
     again = laptop.paste(line)
     assert again.returncode == 1
     assert "the code is wrong, was used before, or is older than 15 minutes" in again.stderr
     assert "hint: ask the agent's owner for another: `nbgpu agent invite USER`" in again.stderr
     assert pools_of(laptop) == [pool]  # what there was stays
+    as_default_pool(agent, laptop)
+    ran = laptop.python("-W", "error::ResourceWarning", "-c", RUN)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.splitlines()[-1] == "42"
 
 
 def test_a_wrong_pin_is_told_of_before_anything_is_sent(agent: SecuredAgent, laptop: Machine) -> None:
@@ -169,21 +170,21 @@ def test_users_see_and_end_only_their_own_sessions(agent: SecuredAgent, laptop: 
         added = machine.paste(agent.invite(user))
         assert added.returncode == 0, added.stderr
         as_default_pool(agent, machine)  # so that the commands of the terminal go there
-    holding = laptop.start("-c", HOLD)
-    assert holding.stdout is not None
-    session_id = holding.stdout.readline().strip()
-    assert session_id
-    assert session_id[:8] in laptop.nbgpu("sessions").stdout
-    assert session_id[:8] not in bob.nbgpu("sessions").stdout
-    assert session_id[:8] in boss.nbgpu("sessions").stdout
-    refused = bob.nbgpu("close", session_id)
-    assert refused.returncode == 1
-    assert f"no session has an id that begins with {session_id}" in refused.stderr
-    assert "3 of 4" in bob.nbgpu("offers").stdout  # how much is free is everybody's to know
-    closed = boss.nbgpu("close", session_id)
-    assert closed.returncode == 0, closed.stderr
-    assert session_id[:8] not in laptop.nbgpu("sessions").stdout
-    holding.communicate(timeout=60)
+    with laptop.start("-c", HOLD) as holding:
+        assert holding.stdout is not None
+        session_id = holding.stdout.readline().strip()
+        assert session_id
+        assert session_id[:8] in laptop.nbgpu("sessions").stdout
+        assert session_id[:8] not in bob.nbgpu("sessions").stdout
+        assert session_id[:8] in boss.nbgpu("sessions").stdout
+        refused = bob.nbgpu("close", session_id)
+        assert refused.returncode == 1
+        assert f"no session has an id that begins with {session_id}" in refused.stderr
+        assert "3 of 4" in bob.nbgpu("offers").stdout  # how much is free is everybody's to know
+        closed = boss.nbgpu("close", session_id)
+        assert closed.returncode == 0, closed.stderr
+        assert session_id[:8] not in laptop.nbgpu("sessions").stdout
+        holding.communicate(timeout=60)
 
 
 def test_the_certificate_is_renewed_while_the_agent_runs(agent: SecuredAgent, laptop: Machine) -> None:
