@@ -83,6 +83,11 @@ export class Actions {
     await this._do(() => this.server.detach(session.id));
   }
 
+  /** Puts off that a session is closed because it does nothing. */
+  async keep(session: ISession): Promise<void> {
+    await this._do(() => this.server.keep(session.id));
+  }
+
   async interrupt(session: ISession): Promise<void> {
     await this._do(() => this.server.interrupt(session.id));
   }

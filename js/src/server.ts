@@ -73,6 +73,11 @@ export class Server {
     await this._post(sessionId, 'detach');
   }
 
+  /** Has the session stay, though it does nothing. */
+  async keep(sessionId: string): Promise<void> {
+    await this._post(sessionId, 'renew');
+  }
+
   async interrupt(sessionId: string): Promise<void> {
     await this._post(sessionId, 'interrupt');
   }

@@ -4,6 +4,9 @@ export type Link = 'connecting' | 'connected' | 'unreachable';
 export type Phase = 'queued' | 'placing' | 'materialising' | 'starting' | 'ready' | 'closed';
 export type KernelState = 'starting' | 'idle' | 'executing' | 'dead';
 
+/** Why a session is closed by itself. */
+export type ClosingCause = 'idle' | 'lifetime' | 'lease' | 'budget';
+
 export interface INode {
   id: string;
   hostname: string;
@@ -108,6 +111,13 @@ export interface ISession {
   cost_per_hour: number | null;
   /** The agent closes the session after so many seconds without work; null: never. */
   idle_close_s: number | null;
+  /** Since when it does nothing; null: it works, or is not ready. */
+  idle_since_unix_s: number | null;
+  /** When it is closed by itself, if nothing changes; null: not foreseen. */
+  closes_unix_s: number | null;
+  /** From when on its user is to be warned of that. */
+  closing_warn_unix_s: number | null;
+  closing_cause: ClosingCause | null;
   /** When the lease ends unless it is renewed; null: never. */
   expires_unix_s: number | null;
   /** Since when the notebook uses it; null: no notebook does. */

@@ -11,7 +11,7 @@ import sys
 import uuid
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,8 @@ import psutil
 from nbgpu_agent.accelerators.inventory import Inventory, find_accelerators
 from nbgpu_agent.ending import Ending
 from nbgpu_agent.folders import AgentFolders
+from nbgpu_agent.limits.closing import Terms
+from nbgpu_agent.limits.keeper import SessionKeeper
 from nbgpu_agent.listening import ListenAddress
 from nbgpu_agent.model import Lease, Node, SessionRequest
 from nbgpu_agent.prices import PriceList
@@ -66,6 +68,7 @@ class AgentSettings:
     prices: PriceList
     metrics_port: int | None
     """On loopback, for Prometheus; 0: one that is free; None: none."""
+    terms: Terms = field(default_factory=Terms)
     base_environment: Path | None = None
     """A virtual environment that the node's owner provides."""
 
@@ -150,8 +153,9 @@ async def _serve_accelerators(
         registry.held,
         executor,
         interval_s=settings.sampling_interval_s,
-        on_reading=registry.measure_executions,
+        on_reading=lambda: _note_reading(registry, keeper, sampler),
     )
+    keeper = SessionKeeper(registry, settings.terms)
     node = _describe_node(inventory)
     identity = AgentIdentity(
         node,
@@ -161,7 +165,7 @@ async def _serve_accelerators(
         environments=environments is not None,
         prices=settings.prices,
     )
-    server = make_server(settings.token, PoolService(identity, registry, sampler, ending.ask), registry, blobs)
+    server = make_server(settings.token, PoolService(identity, registry, sampler, ending.ask, keeper), registry, blobs)
     target = bind(server, settings.address)
     exporter = None
     if settings.metrics_port is not None:
@@ -170,7 +174,7 @@ async def _serve_accelerators(
     await server.start()
     sampler.start()
     background = [
-        asyncio.create_task(_keep_house(registry, settings.idle_shutdown_s, ending), name="housekeeping"),
+        asyncio.create_task(_keep_house(registry, keeper, settings.idle_shutdown_s, ending), name="housekeeping"),
         asyncio.create_task(_start_spares(launcher), name="spare kernels"),
     ]
     try:
@@ -227,10 +231,19 @@ async def _within_bounds(what: str, closing: Awaitable[None], timeout_s: float =
         logger.error("%s did not end", what, exc_info=error)
 
 
-async def _keep_house(registry: SessionRegistry, idle_shutdown_s: float, ending: Ending) -> None:
+def _note_reading(registry: SessionRegistry, keeper: SessionKeeper, sampler: Sampler) -> None:
+    registry.measure_executions()
+    keeper.note_reading(sampler.latest())
+
+
+async def _keep_house(registry: SessionRegistry, keeper: SessionKeeper, idle_shutdown_s: float, ending: Ending) -> None:
     while True:
         await asyncio.sleep(_HOUSEKEEPING_S)
         registry.close_expired()
+        try:
+            keeper.look()
+        except Exception:
+            logger.exception("the sessions could not be looked after")
         if idle_shutdown_s and registry.unused_s() >= idle_shutdown_s:
             logger.info("unused for %g s", idle_shutdown_s)
             ending.ask()

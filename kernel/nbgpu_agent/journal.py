@@ -68,7 +68,14 @@ class Choice:
     """Empty: none."""
 
 
-Event: TypeAlias = KernelStarted | KernelEnded | RequestRefused | SessionClosed | Choice
+@dataclass(frozen=True)
+class Notice:
+    """What the person is told next to the output of the session's cells."""
+
+    text: str
+
+
+Event: TypeAlias = KernelStarted | KernelEnded | RequestRefused | SessionClosed | Choice | Notice
 Body: TypeAlias = Message | Event
 
 

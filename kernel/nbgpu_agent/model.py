@@ -187,6 +187,30 @@ class EnvironmentFacts:
     """What is being fetched or built, in words; while it is built."""
 
 
+class ClosingCause(enum.Enum):
+    """Why a session is closed by itself."""
+
+    IDLE = "idle"
+    LIFETIME = "lifetime"
+    LEASE = "lease"
+    BUDGET = "budget"
+
+
+@dataclass(frozen=True)
+class Closing:
+    """When a session is closed by itself, as far as that can be foreseen. None: not at all, or unknown."""
+
+    idle_close_s: float | None = None
+    """Without work."""
+    idle_since_unix_s: float | None = None
+    """None: it works."""
+    closes_unix_s: float | None = None
+    """If nothing changes."""
+    warn_unix_s: float | None = None
+    """From when on its user is warned."""
+    cause: ClosingCause | None = None
+
+
 @dataclass(frozen=True)
 class SessionRequest:
     """What a session is opened with."""
@@ -197,6 +221,8 @@ class SessionRequest:
     python: str = ""
     working_folder: str = ""
     snapshot_digest: str = ""
+    idle_close_s: float | None = None
+    """Without work, after which it is closed; 0: never; None: as the pool has it."""
 
 
 @dataclass(frozen=True)
@@ -239,6 +265,7 @@ class SessionInfo:
     """That have ended, newest last."""
     attached_unix_s: float = 0.0
     """When its notebook began to use it; 0: it is no notebook's."""
+    closing: Closing = Closing()
 
 
 @dataclass(frozen=True)
@@ -251,3 +278,5 @@ class SessionUpdate:
     detail: str = ""
     session: SessionInfo | None = None
     existing: bool = False
+    notice: str = ""
+    """With READY: what became of the session that the notebook had before, if it was not its user's doing."""

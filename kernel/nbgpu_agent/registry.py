@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Seque
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from nbgpu_agent.ends import RecentEnds
 from nbgpu_agent.environments.progress import Progress
 from nbgpu_agent.errors import (
     BusyError,
@@ -80,6 +81,9 @@ class SessionRegistry:
         self._users = 0
         self._unused_since_s = time.monotonic()
         self._shutting_down = False
+        self.ends = RecentEnds()
+        self.on_ready: Callable[[str], None] = lambda session_id: None
+        """Called with a session's id when its kernel runs, before anybody is told so."""
         self._cleanups: set[asyncio.Task[None]] = set()
 
     def get(self, session_id: str) -> Session:
@@ -91,10 +95,20 @@ class SessionRegistry:
         try:
             return self._sessions[session_id]
         except KeyError:
-            raise NoSuchSessionError(
-                f"no session {session_id!r} here; it is closed, or the agent was started anew",
-                "open another with `%gpu attach`",
-            ) from None
+            end = self.ends.of_session(session_id)
+            why = (
+                end.in_words()
+                if end
+                else f"no session {session_id!r} here; it is closed, or the agent was started anew"
+            )
+            raise NoSuchSessionError(why, "open another with `%gpu attach`") from None
+
+    def sessions(self) -> list[Session]:
+        """Returns all sessions, the oldest first."""
+        return list(self._sessions.values())
+
+    def is_closing(self, session_id: str) -> bool:
+        return session_id in self._closing
 
     def infos(self) -> list[SessionInfo]:
         """Returns all sessions, the oldest first; those that start are among them, those that wait are not."""
@@ -217,17 +231,28 @@ class SessionRegistry:
             async for update in updates:
                 yield update
 
-    async def close(self, session_id: str, reason: str) -> None:
-        """Ends the session and its processes, then frees what it held. Idempotent; returns once it is done."""
+    async def close(self, session_id: str, reason: str, *, tell: bool = False) -> None:
+        """Ends the session and its processes, then frees what it held. Idempotent; returns once it is done.
+
+        Args:
+            session_id: Of the session, or of a request that waits.
+            reason: In words, to stand behind "the session was closed: ".
+            tell: It is not its user's doing: the notebook is told when it opens its next session.
+        """
+        if session_id not in self._sessions:
+            await self._withdraw(session_id)
+            return
+        await asyncio.shield(self.begin_closing(session_id, reason, tell=tell))
+
+    def begin_closing(self, session_id: str, reason: str, *, tell: bool = False) -> asyncio.Task[None]:
+        """Begins what `close` does with a session that is there; returns the task that goes on with it. Idempotent."""
         closing = self._closing.get(session_id)
         if closing is None:
-            session = self._sessions.get(session_id)
-            if session is None:
-                await self._withdraw(session_id)
-                return
+            session = self._sessions[session_id]
+            self.ends.note(session.info(), reason, self._now(), tell=tell)
             closing = asyncio.get_running_loop().create_task(self._close(session, reason), name=f"close {session_id}")
             self._closing[session_id] = closing
-        await asyncio.shield(closing)
+        return closing
 
     async def _withdraw(self, session_id: str) -> None:
         for opening in self._openings.values():
@@ -280,7 +305,7 @@ class SessionRegistry:
         for session in list(self._sessions.values()):
             if session.lease is not None and session.lease.id in expired and session.id not in self._closing:
                 logger.info("the lease of session %s expired", session.id)
-                self.in_background(self.close(session.id, "its lease expired"))
+                self.begin_closing(session.id, "its lease expired", tell=True)
 
     def _find(self, request: SessionRequest) -> Session | None:
         """Returns the notebook's session that satisfies the spec, the one attached last if there are several."""
@@ -481,8 +506,10 @@ class _Opening:
         await self._materialise(session, request.snapshot_digest)
         self._tell(SessionUpdate(Phase.STARTING, session=replace(session.info(), phase=Phase.STARTING)))
         await session.start()
+        self._registry.on_ready(session.id)
         logger.info("session %s opened on %s", session.id, ", ".join(each.id for each in lease.accelerators))
-        self._tell(SessionUpdate(Phase.READY, session=session.info()))
+        end = self._registry.ends.take_of_notebook(request.notebook_id) if request.notebook_id else None
+        self._tell(SessionUpdate(Phase.READY, session=session.info(), notice=end.in_words() if end else ""))
 
     async def _materialise(self, session: Session, snapshot_digest: str) -> None:
         environments = self._registry.environments

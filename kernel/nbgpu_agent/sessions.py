@@ -22,12 +22,14 @@ from nbgpu_agent.journal import (
     KernelEnded,
     KernelStarted,
     Message,
+    Notice,
     RequestRefused,
     SessionClosed,
 )
 from nbgpu_agent.kernel_environment import lease_variables
 from nbgpu_agent.kernels import Kernel, KernelLauncher
 from nbgpu_agent.model import (
+    Closing,
     EnvironmentFacts,
     Execution,
     KernelExit,
@@ -131,6 +133,7 @@ class Session:
         self._created_unix_s = self._last_active_unix_s = now()
         self._attached_unix_s = self._created_unix_s if request.notebook_id else 0.0
         self._detail = ""
+        self._closing_facts = Closing()
         self._environment = EnvironmentFacts()
         self._ended: collections.deque[Execution] = collections.deque(maxlen=_KEPT_EXECUTIONS)
         self._unmeasured: list[Execution] = []
@@ -228,6 +231,25 @@ class Session:
         self._attached_unix_s = self._now() if notebook_id else 0.0
         self._on_change()
 
+    def note_closing(self, closing: Closing) -> None:
+        """Notes when it will be closed by itself."""
+        if closing != self._closing_facts:
+            self._closing_facts = closing
+            self._on_change()
+
+    def tell(self, text: str) -> None:
+        """Tells the person, next to what the session's cells print.
+
+        Args:
+            text: One sentence without a full stop.
+        """
+        self.journal.append(Notice(text))
+
+    @property
+    def is_working(self) -> bool:
+        """Whether a cell runs or waits, or the kernel is on its way."""
+        return self._current is not None or bool(self._waiting) or self._kernel_state is KernelState.STARTING
+
     def tell_choice(self, notebook_id: str, session_id: str) -> None:
         """Tells who is connected that the notebook uses another session from now on; none, if that id is empty."""
         self.journal.append(Choice(notebook_id, session_id))
@@ -288,6 +310,7 @@ class Session:
             accelerator_seconds=self._accelerator_seconds(),
             last_executions=tuple(self._ended),
             attached_unix_s=self._attached_unix_s,
+            closing=self._closing_facts,
         )
 
     def _execution_of(self, request: _Request) -> Execution:

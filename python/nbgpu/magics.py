@@ -13,6 +13,7 @@ from IPython.core.magic import Magics, line_cell_magic, magics_class
 from nbgpu import errors, words
 from nbgpu.client.background import background
 from nbgpu.environment_commands import PLAN_OPTION, EnvironmentCommands
+from nbgpu.limit_commands import LimitCommands, take_idle
 from nbgpu.live_metrics.table import show_metrics
 from nbgpu.notebook import notebook_id, this_notebook
 from nbgpu.progress import OpeningProgress
@@ -129,6 +130,7 @@ class GpuMagics(Magics):
             "pull": self._pull,
             **self.environment.commands,
             **WorkspaceCommands(lambda: self._named("")).commands,
+            **LimitCommands(lambda: self._named("")).commands,
             "on": self._on,
             "off": self._off,
         }
@@ -147,10 +149,12 @@ class GpuMagics(Magics):
                                          from now on with the nearest version of Python that the node
                                          has, if it lacks this one; plain data crosses then)
 
-            %gpu attach [SPEC] [--new] [--no-wait] [--pool NAME]
+            %gpu attach [SPEC] [--new] [--no-wait] [--pool NAME] [--idle SPAN]
                                          attach this notebook to a session, and open one if it has none
                                          (--new: in any case; --no-wait: fail rather than queue;
-                                         --pool: in that pool, see `nbgpu pool list`)
+                                         --pool: in that pool, see `nbgpu pool list`; --idle: close it
+                                         after so long without work, such as 2h, or `off`)
+            %gpu keep [--idle SPAN]      do not close the session yet, though it does nothing
             %gpu attach --session ID     attach to a session that is open
             %gpu detach                  leave the session running, without this notebook
             %gpu close [ID]              end the session and free its accelerators
@@ -219,15 +223,16 @@ class GpuMagics(Magics):
         execute_cell(client, code, wish, execution_count=count)
 
     def _session_for(self, spec: Spec | None, *, wait: bool) -> SessionClient:
-        notebook = this_notebook()
+        notebook, known_end = this_notebook(), False
         if notebook.chosen is not None and notebook.chosen.end is not None:
             _tell(f"{notebook.chosen.end.message()}; opening a new session")
             notebook.chosen = None
+            known_end = True
         chosen = notebook.chosen
         attached = notebook.attached_that_meets(spec) if spec else chosen
         if attached is not None:
             return attached
-        client, existing = self._open(spec, wait=wait)
+        client, existing = self._open(spec, wait=wait, quiet=known_end)
         if chosen is None:
             background().run(notebook.choose(client))
         elif not existing:
@@ -238,11 +243,24 @@ class GpuMagics(Magics):
         return client
 
     def _open(
-        self, spec: Spec | None, *, new: bool = False, wait: bool = True, pool_name: str | None = None
+        self,
+        spec: Spec | None,
+        *,
+        new: bool = False,
+        wait: bool = True,
+        quiet: bool = False,
+        pool_name: str | None = None,
+        idle_close_s: float | None = None,
     ) -> tuple[SessionClient, bool]:
+        """Opens or finds a session; says what became of the last one, unless the person was told so already."""
         held = this_notebook().held()
         with OpeningProgress(self.shell, words.accelerators_in_words(held) if held else "") as progress:
-            return open_session(spec, new=new, wait=wait, on_update=progress, pool_name=pool_name)
+            opened = open_session(
+                spec, new=new, wait=wait, on_update=progress, pool_name=pool_name, idle_close_s=idle_close_s
+            )
+        if progress.notice and not quiet:
+            _tell(f"{progress.notice}; this is a new one, without its variables")
+        return opened
 
     # %gpu
 
@@ -266,12 +284,14 @@ class GpuMagics(Magics):
             client, existing = background().run(this_notebook().find(session_id)), True
         else:
             line, pool_name = take_value(line, "--pool")
+            line, idle_close_s = take_idle(line)
             command = parse_line(line, frozenset({"--new", "--no-wait"}))
             client, existing = self._open(
                 command.spec,
                 new="--new" in command.options,
                 wait="--no-wait" not in command.options,
                 pool_name=pool_name,
+                idle_close_s=idle_close_s,
             )
         background().run(this_notebook().choose(client))
         print(f"attached to {_place(client)}, session {client.id}" + (" (open since before)" if existing else ""))
@@ -294,7 +314,8 @@ class GpuMagics(Magics):
             return
         info = Session(client).info()
         state = words.state_in_words(info)
-        print(f"{_place(client)}: {state}")
+        closing = words.closing_in_words(info.closing)
+        print(f"{_place(client)}: {state}" + (f", {closing}" if closing else ""))
         print(f"session {info.id}, {info.executions} cells run, Python {info.python_version}")
         samples = background().run(_latest_samples(client))
         if samples:

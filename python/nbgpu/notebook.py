@@ -102,6 +102,7 @@ class Notebook:
         wait: bool = True,
         on_update: OnUpdate | None = None,
         pool_name: str | None = None,
+        idle_close_s: float | None = None,
     ) -> tuple[SessionClient, bool]:
         """Attaches to this notebook's session that meets the spec, or opens one.
 
@@ -112,6 +113,7 @@ class Notebook:
             on_update: Told what is happening.
             pool_name: The pool to ask; None: the one that has this notebook's session, else as
                 `PoolConnections.choose`.
+            idle_close_s: Close it after so long without work; 0: never; None: as the pool has it.
 
         Returns:
             The session, and whether it was open before.
@@ -130,12 +132,15 @@ class Notebook:
             working_folder=os.getcwd() if self._is_embedded(pool) else "",
             no_wait=not wait,
             snapshot_digest=snapshot_digest,
+            idle_close_s=idle_close_s,
         )
         async with contextlib.aclosing(pool.open_session(request)) as updates:
             async for update in updates:
                 if on_update is not None:
                     on_update(update)
                 if update.phase == pool_pb2.READY:
+                    if update.existing and idle_close_s is not None:
+                        await pool.renew_lease(update.session.id, idle_close_s=idle_close_s)
                     if not update.existing:
                         self.attachment.note_opened(update.session.id, snapshot_digest)
                     return await self._attach(pool, update.session), update.existing

@@ -81,10 +81,14 @@ def open_session(
     wait: bool = True,
     on_update: OnUpdate | None = None,
     pool_name: str | None = None,
+    idle_close_s: float | None = None,
 ) -> tuple[SessionClient, bool]:
     """Does what `attach` does, and returns the session and whether it was open before, without choosing it."""
     return run_telling(
-        lambda tell: this_notebook().open(spec, new=new, wait=wait, on_update=tell, pool_name=pool_name), on_update
+        lambda tell: this_notebook().open(
+            spec, new=new, wait=wait, on_update=tell, pool_name=pool_name, idle_close_s=idle_close_s
+        ),
+        on_update,
     )
 
 
@@ -152,6 +156,7 @@ class _SessionBase:
             metadata["nbgpu"] = own
         header = {**parent["header"], "msg_type": "execute_request"}
         request = Request(header, CLIENT_ID, choose_publisher(), reply_to_input=self._reply_to_input)
+        self._client.take_notices()
         _flush()
         return request, self._client.send(request, content, metadata, buffers)
 

@@ -54,6 +54,8 @@ class SessionClient:
             self.kernel_exit = info.kernel_exit
         self.kernel_generation = info.kernel_generation
         """Counts the session's kernels; variables and handles are of one of them."""
+        self.notices: list[str] = []
+        """What the agent said to the person, and nobody has shown yet."""
         self._requests: dict[str, Request] = {}
         self._replies: dict[str, list[str]] = {}
         """What was typed for a request, which nothing but the request's end confirms."""
@@ -159,6 +161,18 @@ class SessionClient:
 
     def on_choice(self, notebook_id: str, session_id: str) -> None:
         self._on_choice(self, notebook_id, session_id)
+
+    def on_notice(self, text: str) -> None:
+        if self._requests:
+            _tell(text)
+        else:
+            self.notices.append(text)
+
+    def take_notices(self) -> None:
+        """Shows what the agent said to the person while no cell ran here."""
+        notices, self.notices = self.notices, []
+        for text in dict.fromkeys(notices):
+            _tell(text)
 
     def on_cut(self) -> None:
         if self._requests:

@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Iterable, Sequence
 
+from nbgpu_protocol.spans import span_in_words
 from nbgpu_protocol.v1 import pool_pb2
 
 _GIB = 1 << 30
@@ -93,6 +94,23 @@ def state_in_words(session: pool_pb2.SessionInfo, now_unix_s: float | None = Non
         return f"running {cell} for {duration_in_words(now - session.executing.started_unix_s)}"
     idle_min = int((now - session.last_active_unix_s) // 60)
     return f"idle {idle_min} min" if idle_min else "idle"
+
+
+def closing_in_words(closing: pool_pb2.Closing, now_unix_s: float | None = None) -> str:
+    """Returns when a session is closed by itself, "closes after 60 min without work"; empty if it is not."""
+    now = time.time() if now_unix_s is None else now_unix_s
+    after = f"closes after {span_in_words(closing.idle_close_s)} without work" if closing.idle_close_s else ""
+    if not closing.HasField("closes_unix_s"):
+        return after
+    left = f"closes in {span_in_words(max(closing.closes_unix_s - now, 1))}"
+    if closing.cause == pool_pb2.Closing.IDLE:
+        return f"{left}, unless it is used"
+    why = {
+        pool_pb2.Closing.LIFETIME: "the longest that this pool keeps one open",
+        pool_pb2.Closing.LEASE: "when its lease ends",
+        pool_pb2.Closing.BUDGET: "when its budget is spent",
+    }.get(closing.cause, "")
+    return ", ".join(filter(None, (left, why, after if closing.cause == pool_pb2.Closing.LIFETIME else "")))
 
 
 def update_in_words(update: pool_pb2.SessionUpdate) -> str:

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import psutil
 
-from nbgpu_agent.model import EnvironmentFacts, KernelState, Lease, Phase, SessionInfo, SessionRequest
+from nbgpu_agent.model import Closing, EnvironmentFacts, KernelState, Lease, Phase, SessionInfo, SessionRequest
 
 
 class FakeSession:
@@ -25,8 +25,10 @@ class FakeSession:
         self._on_change = on_change
         self._desk = desk
         self._phase = Phase.STARTING
-        self._created_unix_s = time.time()
-
+        self._created_unix_s = desk.now()
+        self.is_working = False
+        self.closing = Closing()
+        self.told: list[str] = []
         self.attached_unix_s = self._created_unix_s if request.notebook_id else 0.0
         self.choices: list[tuple[str, str]] = []
 
@@ -79,7 +81,14 @@ class FakeSession:
             python_version="3.11.7",
             working_folder="/",
             attached_unix_s=self.attached_unix_s,
+            closing=self.closing,
         )
+
+    def note_closing(self, closing: Closing) -> None:
+        self.closing = closing
+
+    def tell(self, text: str) -> None:
+        self.told.append(text)
 
     def processes(self) -> list[psutil.Process]:
         return []
@@ -88,7 +97,8 @@ class FakeSession:
 class FakeKernels:
     """Makes the sessions of a test, and decides when and whether their kernels start and end."""
 
-    def __init__(self) -> None:
+    def __init__(self, now: Callable[[], float] = time.time) -> None:
+        self.now = now
         self.may_start = asyncio.Event()
         self.may_start.set()
         self.may_end = asyncio.Event()

@@ -9,6 +9,8 @@ from nbgpu_agent.model import (
     Accelerator,
     AcceleratorProcess,
     Alternative,
+    Closing,
+    ClosingCause,
     EnvironmentFacts,
     Execution,
     KernelExit,
@@ -45,6 +47,12 @@ _KERNEL_STATES = {
     KernelState.IDLE: pool_pb2.KERNEL_IDLE,
     KernelState.EXECUTING: pool_pb2.KERNEL_EXECUTING,
     KernelState.DEAD: pool_pb2.KERNEL_DEAD,
+}
+_CLOSING_CAUSES = {
+    ClosingCause.IDLE: pool_pb2.Closing.IDLE,
+    ClosingCause.LIFETIME: pool_pb2.Closing.LIFETIME,
+    ClosingCause.LEASE: pool_pb2.Closing.LEASE,
+    ClosingCause.BUDGET: pool_pb2.Closing.BUDGET,
 }
 
 
@@ -143,6 +151,16 @@ def kernel_exit_message(kernel_exit: KernelExit) -> pool_pb2.KernelExit:
     )
 
 
+def closing_message(closing: Closing) -> pool_pb2.Closing:
+    return pool_pb2.Closing(
+        idle_close_s=closing.idle_close_s,
+        idle_since_unix_s=closing.idle_since_unix_s,
+        closes_unix_s=closing.closes_unix_s,
+        warn_unix_s=closing.warn_unix_s,
+        cause=_CLOSING_CAUSES[closing.cause] if closing.cause else pool_pb2.Closing.CAUSE_UNSPECIFIED,
+    )
+
+
 def session_info_message(info: SessionInfo, node: Node, prices: PriceList) -> pool_pb2.SessionInfo:
     request = info.request
     accelerators = info.lease.accelerators if info.lease else ()
@@ -176,6 +194,7 @@ def session_info_message(info: SessionInfo, node: Node, prices: PriceList) -> po
         currency="" if cost_per_hour is None else prices.currency,
         last_executions=[execution_message(each, prices) for each in info.last_executions],
         attached_unix_s=info.attached_unix_s,
+        closing=closing_message(info.closing),
     )
 
 
@@ -187,6 +206,7 @@ def session_update_message(update: SessionUpdate, node: Node, prices: PriceList)
         detail=update.detail,
         session=session_info_message(update.session, node, prices) if update.session else None,
         existing=update.existing,
+        notice=update.notice,
     )
 
 
@@ -270,6 +290,7 @@ def session_request_from_message(message: pool_pb2.OpenSessionRequest) -> Sessio
         python=checked_text("python", message.python, limit=4096),
         working_folder=checked_text("working_folder", message.working_folder, limit=4096),
         snapshot_digest=checked_text("snapshot_digest", message.snapshot_digest),
+        idle_close_s=message.idle_close_s if message.HasField("idle_close_s") else None,
     )
 
 

@@ -20,6 +20,8 @@ from nbgpu_agent.errors import (
     NotServedError,
     VersionMismatchError,
 )
+from nbgpu_agent.limits.closing import Terms
+from nbgpu_agent.limits.keeper import SessionKeeper
 from nbgpu_agent.model import Node, SessionRequest
 from nbgpu_agent.prices import PriceList
 from nbgpu_agent.registry import SessionRegistry
@@ -66,10 +68,16 @@ class PoolService(pool_pb2_grpc.PoolServicer):
         registry: Its sessions.
         sampler: Its samples.
         shut_down: Called when a client asks the agent to end; returns at once.
+        keeper: Of the sessions; None: one that closes none.
     """
 
     def __init__(
-        self, identity: AgentIdentity, registry: SessionRegistry, sampler: Sampler, shut_down: Callable[[], None]
+        self,
+        identity: AgentIdentity,
+        registry: SessionRegistry,
+        sampler: Sampler,
+        shut_down: Callable[[], None],
+        keeper: SessionKeeper | None = None,
     ) -> None:
         self._identity = identity
         self.node = identity.node
@@ -77,6 +85,7 @@ class PoolService(pool_pb2_grpc.PoolServicer):
         self._registry = registry
         self._sampler = sampler
         self._shut_down = shut_down
+        self._keeper = keeper or SessionKeeper(registry, Terms())
 
     @translated
     async def Handshake(  # noqa: N802
@@ -116,6 +125,7 @@ class PoolService(pool_pb2_grpc.PoolServicer):
     ) -> None:
         with self._registry.in_use():
             wanted = self._checked(session_request_from_message(request))
+            self._keeper.terms.idle_close_of(wanted.idle_close_s)
             updates = self._registry.open(wanted, no_wait=request.no_wait, existing_only=request.existing_only)
             async with contextlib.aclosing(updates):
                 async for update in updates:
@@ -133,6 +143,7 @@ class PoolService(pool_pb2_grpc.PoolServicer):
     async def RenewLease(  # noqa: N802
         self, request: pool_pb2.RenewLeaseRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pool_pb2.RenewLeaseResponse:
+        self._keeper.keep(request.session_id, request.idle_close_s if request.HasField("idle_close_s") else None)
         lease = self._registry.renew(request.session_id, request.duration_s or None)
         return pool_pb2.RenewLeaseResponse(lease=lease_message(lease))
 

@@ -21,6 +21,7 @@ from nbgpu_agent.journal import (
     KernelEnded,
     KernelStarted,
     Message,
+    Notice,
     RequestRefused,
 )
 from nbgpu_agent.model import Node, SessionInfo
@@ -221,5 +222,7 @@ def _describe_event(event: Event, entry: session_pb2.Entry) -> None:
     elif isinstance(event, Choice):
         entry.choice.notebook_id = event.notebook_id
         entry.choice.session_id = event.session_id
+    elif isinstance(event, Notice):
+        entry.notice.text = event.text
     else:
         entry.session_closed.reason = event.reason

@@ -62,6 +62,9 @@ class Listener(Protocol):
     def on_choice(self, notebook_id: str, session_id: str) -> None:
         """The notebook uses another session of this pool from now on; none, if its id is empty."""
 
+    def on_notice(self, text: str) -> None:
+        """The agent says something to the person."""
+
     def on_cut(self) -> None:
         """The link is gone; the connection tries to mend it."""
 
@@ -267,6 +270,8 @@ class SessionConnection:
             self._listener.on_kernel_event(entry.kernel_event)
         elif kind == "choice":
             self._listener.on_choice(entry.choice.notebook_id, entry.choice.session_id)
+        elif kind == "notice":
+            self._listener.on_notice(entry.notice.text)
         elif kind == "request_refused":
             self._listener.on_refused(
                 entry.request_refused.request_id, errors.from_message(entry.request_refused.error)

@@ -137,9 +137,16 @@ class Pool:
                 pool_pb2.DetachSessionRequest(session_id=session_id), **self._call(DEADLINE_S)
             )
 
-    async def renew_lease(self, session_id: str, duration_s: float = 0) -> pool_pb2.Lease:
-        """Extends the session's lease from now on; by the agent's own duration, if that is 0."""
-        request = pool_pb2.RenewLeaseRequest(session_id=session_id, duration_s=duration_s)
+    async def renew_lease(
+        self, session_id: str, duration_s: float = 0, *, idle_close_s: float | None = None
+    ) -> pool_pb2.Lease:
+        """Extends the session's lease from now on, and has its time without work begin anew.
+
+        Args:
+            duration_s: 0: the agent's own.
+            idle_close_s: From now on the session is closed after so long without work; 0: never; None: as it was.
+        """
+        request = pool_pb2.RenewLeaseRequest(session_id=session_id, duration_s=duration_s, idle_close_s=idle_close_s)
         with translated():
             response = await self._pool.RenewLease(request, **self._call(DEADLINE_S))
         lease: pool_pb2.Lease = response.lease

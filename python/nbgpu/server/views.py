@@ -6,6 +6,7 @@ from typing import Literal, TypedDict
 
 Phase = Literal["queued", "placing", "materialising", "starting", "ready", "closed"]
 KernelState = Literal["starting", "idle", "executing", "dead"]
+ClosingCause = Literal["idle", "lifetime", "lease", "budget"]
 Link = Literal["connecting", "connected", "unreachable"]
 
 
@@ -119,6 +120,14 @@ class SessionView(TypedDict):
     expires_unix_s: float | None
     """When its lease ends, and it is closed, unless it is renewed."""
     idle_close_s: float | None
+    """After which time without work it is closed."""
+    idle_since_unix_s: float | None
+    """None: it works, or is not ready."""
+    closes_unix_s: float | None
+    """When it is closed by itself, if nothing changes."""
+    closing_warn_unix_s: float | None
+    """From when on its user is to be warned of that."""
+    closing_cause: ClosingCause | None
     python_version: str | None
 
 

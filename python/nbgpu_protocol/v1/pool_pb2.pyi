@@ -227,7 +227,7 @@ class Alternative(_message.Message):
     def __init__(self, type: _Optional[str] = ..., count: _Optional[int] = ..., min_memory_bytes: _Optional[int] = ...) -> None: ...
 
 class OpenSessionRequest(_message.Message):
-    __slots__ = ("spec", "notebook_id", "notebook_name", "python", "working_folder", "no_wait", "existing_only", "snapshot_digest")
+    __slots__ = ("spec", "notebook_id", "notebook_name", "python", "working_folder", "no_wait", "existing_only", "snapshot_digest", "idle_close_s")
     SPEC_FIELD_NUMBER: _ClassVar[int]
     NOTEBOOK_ID_FIELD_NUMBER: _ClassVar[int]
     NOTEBOOK_NAME_FIELD_NUMBER: _ClassVar[int]
@@ -236,6 +236,7 @@ class OpenSessionRequest(_message.Message):
     NO_WAIT_FIELD_NUMBER: _ClassVar[int]
     EXISTING_ONLY_FIELD_NUMBER: _ClassVar[int]
     SNAPSHOT_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    IDLE_CLOSE_S_FIELD_NUMBER: _ClassVar[int]
     spec: Spec
     notebook_id: str
     notebook_name: str
@@ -244,23 +245,26 @@ class OpenSessionRequest(_message.Message):
     no_wait: bool
     existing_only: bool
     snapshot_digest: str
-    def __init__(self, spec: _Optional[_Union[Spec, _Mapping]] = ..., notebook_id: _Optional[str] = ..., notebook_name: _Optional[str] = ..., python: _Optional[str] = ..., working_folder: _Optional[str] = ..., no_wait: bool = ..., existing_only: bool = ..., snapshot_digest: _Optional[str] = ...) -> None: ...
+    idle_close_s: float
+    def __init__(self, spec: _Optional[_Union[Spec, _Mapping]] = ..., notebook_id: _Optional[str] = ..., notebook_name: _Optional[str] = ..., python: _Optional[str] = ..., working_folder: _Optional[str] = ..., no_wait: bool = ..., existing_only: bool = ..., snapshot_digest: _Optional[str] = ..., idle_close_s: _Optional[float] = ...) -> None: ...
 
 class SessionUpdate(_message.Message):
-    __slots__ = ("phase", "queue_position", "queue_length", "detail", "session", "existing")
+    __slots__ = ("phase", "queue_position", "queue_length", "detail", "session", "existing", "notice")
     PHASE_FIELD_NUMBER: _ClassVar[int]
     QUEUE_POSITION_FIELD_NUMBER: _ClassVar[int]
     QUEUE_LENGTH_FIELD_NUMBER: _ClassVar[int]
     DETAIL_FIELD_NUMBER: _ClassVar[int]
     SESSION_FIELD_NUMBER: _ClassVar[int]
     EXISTING_FIELD_NUMBER: _ClassVar[int]
+    NOTICE_FIELD_NUMBER: _ClassVar[int]
     phase: Phase
     queue_position: int
     queue_length: int
     detail: str
     session: SessionInfo
     existing: bool
-    def __init__(self, phase: _Optional[_Union[Phase, str]] = ..., queue_position: _Optional[int] = ..., queue_length: _Optional[int] = ..., detail: _Optional[str] = ..., session: _Optional[_Union[SessionInfo, _Mapping]] = ..., existing: bool = ...) -> None: ...
+    notice: str
+    def __init__(self, phase: _Optional[_Union[Phase, str]] = ..., queue_position: _Optional[int] = ..., queue_length: _Optional[int] = ..., detail: _Optional[str] = ..., session: _Optional[_Union[SessionInfo, _Mapping]] = ..., existing: bool = ..., notice: _Optional[str] = ...) -> None: ...
 
 class Lease(_message.Message):
     __slots__ = ("id", "accelerator_ids", "granted_unix_s", "expires_unix_s")
@@ -275,7 +279,7 @@ class Lease(_message.Message):
     def __init__(self, id: _Optional[str] = ..., accelerator_ids: _Optional[_Iterable[str]] = ..., granted_unix_s: _Optional[float] = ..., expires_unix_s: _Optional[float] = ...) -> None: ...
 
 class SessionInfo(_message.Message):
-    __slots__ = ("id", "notebook_id", "notebook_name", "spec_text", "phase", "lease", "accelerators", "node", "kernel_state", "kernel_generation", "created_unix_s", "last_active_unix_s", "executing", "executions", "kernel_exit", "python_version", "working_folder", "queue_position", "queue_length", "detail", "environment", "accelerator_seconds", "cost", "cost_per_hour", "currency", "last_executions", "attached_unix_s")
+    __slots__ = ("id", "notebook_id", "notebook_name", "spec_text", "phase", "lease", "accelerators", "node", "kernel_state", "kernel_generation", "created_unix_s", "last_active_unix_s", "executing", "executions", "kernel_exit", "python_version", "working_folder", "queue_position", "queue_length", "detail", "environment", "accelerator_seconds", "cost", "cost_per_hour", "currency", "last_executions", "attached_unix_s", "closing")
     ID_FIELD_NUMBER: _ClassVar[int]
     NOTEBOOK_ID_FIELD_NUMBER: _ClassVar[int]
     NOTEBOOK_NAME_FIELD_NUMBER: _ClassVar[int]
@@ -303,6 +307,7 @@ class SessionInfo(_message.Message):
     CURRENCY_FIELD_NUMBER: _ClassVar[int]
     LAST_EXECUTIONS_FIELD_NUMBER: _ClassVar[int]
     ATTACHED_UNIX_S_FIELD_NUMBER: _ClassVar[int]
+    CLOSING_FIELD_NUMBER: _ClassVar[int]
     id: str
     notebook_id: str
     notebook_name: str
@@ -330,7 +335,34 @@ class SessionInfo(_message.Message):
     currency: str
     last_executions: _containers.RepeatedCompositeFieldContainer[Execution]
     attached_unix_s: float
-    def __init__(self, id: _Optional[str] = ..., notebook_id: _Optional[str] = ..., notebook_name: _Optional[str] = ..., spec_text: _Optional[str] = ..., phase: _Optional[_Union[Phase, str]] = ..., lease: _Optional[_Union[Lease, _Mapping]] = ..., accelerators: _Optional[_Iterable[_Union[Accelerator, _Mapping]]] = ..., node: _Optional[_Union[Node, _Mapping]] = ..., kernel_state: _Optional[_Union[KernelState, str]] = ..., kernel_generation: _Optional[int] = ..., created_unix_s: _Optional[float] = ..., last_active_unix_s: _Optional[float] = ..., executing: _Optional[_Union[Execution, _Mapping]] = ..., executions: _Optional[int] = ..., kernel_exit: _Optional[_Union[KernelExit, _Mapping]] = ..., python_version: _Optional[str] = ..., working_folder: _Optional[str] = ..., queue_position: _Optional[int] = ..., queue_length: _Optional[int] = ..., detail: _Optional[str] = ..., environment: _Optional[_Union[EnvironmentFacts, _Mapping]] = ..., accelerator_seconds: _Optional[float] = ..., cost: _Optional[float] = ..., cost_per_hour: _Optional[float] = ..., currency: _Optional[str] = ..., last_executions: _Optional[_Iterable[_Union[Execution, _Mapping]]] = ..., attached_unix_s: _Optional[float] = ...) -> None: ...
+    closing: Closing
+    def __init__(self, id: _Optional[str] = ..., notebook_id: _Optional[str] = ..., notebook_name: _Optional[str] = ..., spec_text: _Optional[str] = ..., phase: _Optional[_Union[Phase, str]] = ..., lease: _Optional[_Union[Lease, _Mapping]] = ..., accelerators: _Optional[_Iterable[_Union[Accelerator, _Mapping]]] = ..., node: _Optional[_Union[Node, _Mapping]] = ..., kernel_state: _Optional[_Union[KernelState, str]] = ..., kernel_generation: _Optional[int] = ..., created_unix_s: _Optional[float] = ..., last_active_unix_s: _Optional[float] = ..., executing: _Optional[_Union[Execution, _Mapping]] = ..., executions: _Optional[int] = ..., kernel_exit: _Optional[_Union[KernelExit, _Mapping]] = ..., python_version: _Optional[str] = ..., working_folder: _Optional[str] = ..., queue_position: _Optional[int] = ..., queue_length: _Optional[int] = ..., detail: _Optional[str] = ..., environment: _Optional[_Union[EnvironmentFacts, _Mapping]] = ..., accelerator_seconds: _Optional[float] = ..., cost: _Optional[float] = ..., cost_per_hour: _Optional[float] = ..., currency: _Optional[str] = ..., last_executions: _Optional[_Iterable[_Union[Execution, _Mapping]]] = ..., attached_unix_s: _Optional[float] = ..., closing: _Optional[_Union[Closing, _Mapping]] = ...) -> None: ...
+
+class Closing(_message.Message):
+    __slots__ = ("idle_close_s", "idle_since_unix_s", "closes_unix_s", "warn_unix_s", "cause")
+    class Cause(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        CAUSE_UNSPECIFIED: _ClassVar[Closing.Cause]
+        IDLE: _ClassVar[Closing.Cause]
+        LIFETIME: _ClassVar[Closing.Cause]
+        LEASE: _ClassVar[Closing.Cause]
+        BUDGET: _ClassVar[Closing.Cause]
+    CAUSE_UNSPECIFIED: Closing.Cause
+    IDLE: Closing.Cause
+    LIFETIME: Closing.Cause
+    LEASE: Closing.Cause
+    BUDGET: Closing.Cause
+    IDLE_CLOSE_S_FIELD_NUMBER: _ClassVar[int]
+    IDLE_SINCE_UNIX_S_FIELD_NUMBER: _ClassVar[int]
+    CLOSES_UNIX_S_FIELD_NUMBER: _ClassVar[int]
+    WARN_UNIX_S_FIELD_NUMBER: _ClassVar[int]
+    CAUSE_FIELD_NUMBER: _ClassVar[int]
+    idle_close_s: float
+    idle_since_unix_s: float
+    closes_unix_s: float
+    warn_unix_s: float
+    cause: Closing.Cause
+    def __init__(self, idle_close_s: _Optional[float] = ..., idle_since_unix_s: _Optional[float] = ..., closes_unix_s: _Optional[float] = ..., warn_unix_s: _Optional[float] = ..., cause: _Optional[_Union[Closing.Cause, str]] = ...) -> None: ...
 
 class EnvironmentFacts(_message.Message):
     __slots__ = ("own", "package_count", "done", "total", "current")
@@ -397,12 +429,14 @@ class ListSessionsResponse(_message.Message):
     def __init__(self, sessions: _Optional[_Iterable[_Union[SessionInfo, _Mapping]]] = ...) -> None: ...
 
 class RenewLeaseRequest(_message.Message):
-    __slots__ = ("session_id", "duration_s")
+    __slots__ = ("session_id", "duration_s", "idle_close_s")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     DURATION_S_FIELD_NUMBER: _ClassVar[int]
+    IDLE_CLOSE_S_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     duration_s: float
-    def __init__(self, session_id: _Optional[str] = ..., duration_s: _Optional[float] = ...) -> None: ...
+    idle_close_s: float
+    def __init__(self, session_id: _Optional[str] = ..., duration_s: _Optional[float] = ..., idle_close_s: _Optional[float] = ...) -> None: ...
 
 class RenewLeaseResponse(_message.Message):
     __slots__ = ("lease",)

@@ -82,7 +82,7 @@ class Entries(_message.Message):
     def __init__(self, entries: _Optional[_Iterable[_Union[Entry, _Mapping]]] = ...) -> None: ...
 
 class Entry(_message.Message):
-    __slots__ = ("number", "message", "kernel_event", "request_refused", "gap", "session_closed", "choice")
+    __slots__ = ("number", "message", "kernel_event", "request_refused", "gap", "session_closed", "choice", "notice")
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     KERNEL_EVENT_FIELD_NUMBER: _ClassVar[int]
@@ -90,6 +90,7 @@ class Entry(_message.Message):
     GAP_FIELD_NUMBER: _ClassVar[int]
     SESSION_CLOSED_FIELD_NUMBER: _ClassVar[int]
     CHOICE_FIELD_NUMBER: _ClassVar[int]
+    NOTICE_FIELD_NUMBER: _ClassVar[int]
     number: int
     message: Fragment
     kernel_event: KernelEvent
@@ -97,7 +98,14 @@ class Entry(_message.Message):
     gap: Gap
     session_closed: SessionClosed
     choice: Choice
-    def __init__(self, number: _Optional[int] = ..., message: _Optional[_Union[Fragment, _Mapping]] = ..., kernel_event: _Optional[_Union[KernelEvent, _Mapping]] = ..., request_refused: _Optional[_Union[RequestRefused, _Mapping]] = ..., gap: _Optional[_Union[Gap, _Mapping]] = ..., session_closed: _Optional[_Union[SessionClosed, _Mapping]] = ..., choice: _Optional[_Union[Choice, _Mapping]] = ...) -> None: ...
+    notice: Notice
+    def __init__(self, number: _Optional[int] = ..., message: _Optional[_Union[Fragment, _Mapping]] = ..., kernel_event: _Optional[_Union[KernelEvent, _Mapping]] = ..., request_refused: _Optional[_Union[RequestRefused, _Mapping]] = ..., gap: _Optional[_Union[Gap, _Mapping]] = ..., session_closed: _Optional[_Union[SessionClosed, _Mapping]] = ..., choice: _Optional[_Union[Choice, _Mapping]] = ..., notice: _Optional[_Union[Notice, _Mapping]] = ...) -> None: ...
+
+class Notice(_message.Message):
+    __slots__ = ("text",)
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    text: str
+    def __init__(self, text: _Optional[str] = ...) -> None: ...
 
 class KernelEvent(_message.Message):
     __slots__ = ("kind", "kernel_generation", "exit")

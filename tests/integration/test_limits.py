@@ -1,0 +1,98 @@
+"""What bounds a session, as a notebook meets it: a pool with prices, on a port of loopback."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from agent_processes import Client, Workplace, until, workplace
+from nbgpu_protocol.v1 import pool_pb2
+from notebook_kernel import Cell, NotebookKernel, notebook_kernel, without_colours
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[Workplace]:
+    with workplace() as place:
+        yield place
+        assert place.end_agents() <= {0}
+        assert place.stragglers() == []
+
+
+@pytest.fixture(scope="module")
+def agent(place: Workplace) -> Iterator[Client]:
+    process, address, token = place.start_listening("--AgentApp.prices=H100=360", "--max-session=3d")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in place.environ(
+            NBGPU_AGENT_ADDRESS=address, NBGPU_AGENT_TOKEN=token, NBGPU_SNAPSHOT="0"
+        ).items():
+            patch.setenv(name, value)
+        patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+        with Client(address, token) as client:
+            yield client
+    assert place.end(process) == 0
+
+
+@pytest.fixture(scope="module")
+def notebook(place: Workplace, agent: Client) -> Iterator[NotebookKernel]:
+    with notebook_kernel(place.root) as notebook:
+        run(notebook, "%load_ext nbgpu")
+        yield notebook
+
+
+@pytest.fixture(autouse=True)
+def no_session_stays(agent: Client) -> Iterator[None]:
+    yield
+    for session in agent.sessions():
+        agent.CloseSession(pool_pb2.CloseSessionRequest(session_id=session.id))
+
+
+def run(notebook: NotebookKernel, code: str) -> Cell:
+    cell = notebook.run(code)
+    assert cell.errors == [], without_colours("\n".join(cell.errors[0]["traceback"]))
+    return cell
+
+
+def test_an_idle_session_is_closed_and_the_next_cell_says_so(notebook: NotebookKernel, agent: Client) -> None:
+    run(notebook, "%gpu attach H100")
+    status = run(notebook, "%gpu status").text()
+    assert re.search(r"idle, closes in (60|59) min, unless it is used", status)
+    kept = run(notebook, "%gpu keep --idle 2h").text()
+    assert "closes in 120 min, unless it is used" in kept
+
+    run(notebook, "%gpu keep --idle 1s")
+    until(lambda: not agent.sessions())
+    cell = run(notebook, "%%gpu H100\nprint('here')")
+    assert cell.text() == "here\n"
+    assert "the session was closed: it was idle for 1 s; opening a new session" in cell.text("stderr")
+    assert "this is a new one" not in cell.text("stderr")
+
+
+def test_a_notebook_that_was_away_is_told_when_it_comes_back(notebook: NotebookKernel, agent: Client) -> None:
+    run(notebook, "%gpu attach H100")
+    notebook.restart()
+    session = agent.sessions()[0]
+    agent.RenewLease(pool_pb2.RenewLeaseRequest(session_id=session.id, idle_close_s=1.0))
+    until(lambda: not agent.sessions())
+    run(notebook, "%load_ext nbgpu")
+    said = run(notebook, "%%gpu H100\nprint('here')").text("stderr")
+    assert re.search(r"the session on H100 was closed at \d\d:\d\d: it was idle for 1 s; this is a new one", said)
+
+
+def test_a_session_in_which_a_thread_computes_is_not_idle(notebook: NotebookKernel, agent: Client) -> None:
+    run(notebook, "%gpu attach H100")
+    run(
+        notebook,
+        "%%gpu\nimport threading\nstop = threading.Event()\n"
+        "def compute():\n    while not stop.is_set():\n        sum(range(10_000))\n"
+        "thread = threading.Thread(target=compute)\nthread.start()",
+    )
+    until(lambda: not agent.sessions()[0].closing.HasField("idle_since_unix_s"))
+    run(notebook, "%%gpu\nstop.set()\nthread.join()")
+    until(lambda: agent.sessions()[0].closing.HasField("idle_since_unix_s"))
+
+
+def test_a_span_that_is_none_is_refused_with_a_hint(notebook: NotebookKernel) -> None:
+    (error,) = notebook.run("%gpu attach H100 --idle soon").errors
+    assert "--idle needs a span of time, and 'soon' is none" in error["evalue"]
