@@ -23,11 +23,18 @@ import psutil
 from nbgpu_protocol import VERSION
 from nbgpu_protocol.discovery import AgentRecord, read_record
 from nbgpu_protocol.fragments import split_message
-from nbgpu_protocol.v1 import pool_pb2, pool_pb2_grpc, session_pb2, session_pb2_grpc
+from nbgpu_protocol.v1 import (
+    accounting_pb2,
+    accounting_pb2_grpc,
+    pool_pb2,
+    pool_pb2_grpc,
+    session_pb2,
+    session_pb2_grpc,
+)
 
 DEADLINE_S = 60
-KEPT = {"agent.lock", "start.lock", "agent.log"}
-"""What may stay in an agent's folder: removing a lock is a race, and a log is there to be read."""
+KEPT = {"agent.lock", "start.lock", "agent.log", "usage.sqlite3", "audit.jsonl"}
+"""What may stay in an agent's folder: removing a lock is a race, and logs and accounts are there to be read."""
 
 
 def until(condition: Callable[[], Any]) -> Any:
@@ -177,6 +184,7 @@ class Client:
         self._channel = grpc.insecure_channel(address, options=[("grpc.default_authority", "localhost")])
         self._pool: Any = pool_pb2_grpc.PoolStub(self._channel)
         self._session: Any = session_pb2_grpc.SessionStub(self._channel)
+        self._accounting: Any = accounting_pb2_grpc.AccountingStub(self._channel)
         self._leaving = threading.Event()
         self._options = {"metadata": (("authorization", f"Bearer {token}"),), "timeout": DEADLINE_S}
 
@@ -199,6 +207,10 @@ class Client:
         assert updates[-1].phase == pool_pb2.READY
         session: pool_pb2.SessionInfo = updates[-1].session
         return session
+
+    def set_budget(self, notebook_id: str, amount: float | None) -> list[accounting_pb2.Allowance]:
+        request = accounting_pb2.SetBudgetRequest(notebook_id=notebook_id, amount=amount)
+        return list(self._accounting.SetBudget(request, **self._options).allowances)
 
     def sessions(self) -> list[pool_pb2.SessionInfo]:
         return list(self.ListSessions(pool_pb2.ListSessionsRequest()).sessions)

@@ -9,7 +9,7 @@ import os
 import socket
 import sys
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,10 +18,14 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from nbgpu_agent.accelerators.inventory import Inventory, find_accelerators
+from nbgpu_agent.accounting.accounts import Accounts
+from nbgpu_agent.accounting.allowances import Grants
+from nbgpu_agent.accounting.ledger import LEDGER_FILE, Ledger
 from nbgpu_agent.ending import Ending
 from nbgpu_agent.folders import AgentFolders
 from nbgpu_agent.limits.closing import Terms
 from nbgpu_agent.limits.keeper import SessionKeeper
+from nbgpu_agent.limits.spending import DEFAULT_GRACE_S, SpendingKeeper
 from nbgpu_agent.listening import ListenAddress
 from nbgpu_agent.model import Lease, Node, SessionRequest
 from nbgpu_agent.prices import PriceList
@@ -69,6 +73,8 @@ class AgentSettings:
     metrics_port: int | None
     """On loopback, for Prometheus; 0: one that is free; None: none."""
     terms: Terms = field(default_factory=Terms)
+    grants: Grants = field(default_factory=Grants)
+    budget_grace_s: float = DEFAULT_GRACE_S
     base_environment: Path | None = None
     """A virtual environment that the node's owner provides."""
 
@@ -140,6 +146,7 @@ async def _serve_accelerators(
             on_change=on_change,
             journal_bytes=settings.journal_bytes,
             measure=sampler.measure,
+            on_executed=lambda execution: accounts.note_execution(session_id, execution),
         )
 
     registry = SessionRegistry(
@@ -153,9 +160,12 @@ async def _serve_accelerators(
         registry.held,
         executor,
         interval_s=settings.sampling_interval_s,
-        on_reading=lambda: _note_reading(registry, keeper, sampler),
+        on_reading=lambda: _note_reading(registry, keeper, accounts, sampler),
     )
-    keeper = SessionKeeper(registry, settings.terms)
+    accounts = Accounts(Ledger(folders.root / LEDGER_FILE), registry, settings.prices, settings.grants, sampler.measure)
+    keeper = SessionKeeper(registry, settings.terms, deadlines=accounts.deadlines)
+    spending = SpendingKeeper(registry, accounts, grace_s=settings.budget_grace_s)
+    await accounts.start()
     node = _describe_node(inventory)
     identity = AgentIdentity(
         node,
@@ -165,7 +175,9 @@ async def _serve_accelerators(
         environments=environments is not None,
         prices=settings.prices,
     )
-    server = make_server(settings.token, PoolService(identity, registry, sampler, ending.ask, keeper), registry, blobs)
+    server = make_server(
+        settings.token, PoolService(identity, registry, sampler, ending.ask, keeper), registry, blobs, accounts
+    )
     target = bind(server, settings.address)
     exporter = None
     if settings.metrics_port is not None:
@@ -174,7 +186,10 @@ async def _serve_accelerators(
     await server.start()
     sampler.start()
     background = [
-        asyncio.create_task(_keep_house(registry, keeper, settings.idle_shutdown_s, ending), name="housekeeping"),
+        asyncio.create_task(
+            _keep_house(registry, [accounts.look, keeper.look, spending.look], settings.idle_shutdown_s, ending),
+            name="housekeeping",
+        ),
         asyncio.create_task(_start_spares(launcher), name="spare kernels"),
     ]
     try:
@@ -187,6 +202,7 @@ async def _serve_accelerators(
             task.cancel()
         await asyncio.wait(background)
         await _within_bounds("sessions", registry.close_all("the agent ended"), SESSIONS_TIMEOUT_S)
+        await _within_bounds("accounts", accounts.close())
         await _within_bounds("spare kernels", launcher.close(), SPARES_TIMEOUT_S)
         if exporter is not None:
             await _within_bounds("metrics", asyncio.to_thread(exporter.close))
@@ -231,19 +247,23 @@ async def _within_bounds(what: str, closing: Awaitable[None], timeout_s: float =
         logger.error("%s did not end", what, exc_info=error)
 
 
-def _note_reading(registry: SessionRegistry, keeper: SessionKeeper, sampler: Sampler) -> None:
+def _note_reading(registry: SessionRegistry, keeper: SessionKeeper, accounts: Accounts, sampler: Sampler) -> None:
     registry.measure_executions()
     keeper.note_reading(sampler.latest())
+    accounts.note_reading(sampler.latest())
 
 
-async def _keep_house(registry: SessionRegistry, keeper: SessionKeeper, idle_shutdown_s: float, ending: Ending) -> None:
+async def _keep_house(
+    registry: SessionRegistry, looks: Sequence[Callable[[], None]], idle_shutdown_s: float, ending: Ending
+) -> None:
     while True:
         await asyncio.sleep(_HOUSEKEEPING_S)
         registry.close_expired()
-        try:
-            keeper.look()
-        except Exception:
-            logger.exception("the sessions could not be looked after")
+        for look in looks:
+            try:
+                look()
+            except Exception:
+                logger.exception("the sessions could not be looked after")
         if idle_shutdown_s and registry.unused_s() >= idle_shutdown_s:
             logger.info("unused for %g s", idle_shutdown_s)
             ending.ask()

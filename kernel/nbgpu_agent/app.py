@@ -19,7 +19,7 @@ from traitlets import Bool, Dict, Float, Int, List, Unicode
 from nbgpu_agent.ending import END_WITHIN_S, Ending
 from nbgpu_agent.errors import AgentError, InvalidRequestError
 from nbgpu_agent.folders import AgentFolders, AlreadyRunningError, locked_folder
-from nbgpu_agent.limits.closing import Terms
+from nbgpu_agent.limits.settings import LimitSettings, span_s
 from nbgpu_agent.listening import ListenAddress, parse_listen_address
 from nbgpu_agent.prices import (
     CURRENCY_VARIABLE,
@@ -29,7 +29,6 @@ from nbgpu_agent.prices import (
     make_price_list,
     parse_prices,
 )
-from nbgpu_agent.settings_traits import Span, span_s
 from nbgpu_agent.tokens import TOKEN_VARIABLE, configured_token, new_token
 from nbgpu_protocol import VERSION
 from nbgpu_protocol.discovery import AgentRecord, agent_folder, write_record
@@ -43,11 +42,9 @@ EXIT_FORCED = 4
 
 DEFAULT_LISTEN = "127.0.0.1:7443"
 EMBEDDED_IDLE_SHUTDOWN_S = 600.0
-PRICED_IDLE_CLOSE_S = 3600.0
-"""Of a pool whose owner set a price, and said nothing else."""
 
 
-class AgentApp(JupyterApp):  # type: ignore[misc,unused-ignore]
+class AgentApp(LimitSettings, JupyterApp):  # type: ignore[misc,unused-ignore]
     """The agent as an application."""
 
     name = "nbgpu"  # its configuration is nbgpu_config.py or .json, in Jupyter's configuration folders
@@ -143,17 +140,6 @@ class AgentApp(JupyterApp):  # type: ignore[misc,unused-ignore]
         help="Seconds after which a session is closed whose lease was not renewed. By default never.",
     ).tag(config=True)
 
-    idle_close = Span(
-        help="Close a session after so long without a running cell or a GPU that computes, such as 30m or 2h, or"
-        " `never`; users may ask for another time. By default 60m where prices are set, else never; never embedded."
-    ).tag(config=True)
-    max_idle_close = Span(
-        help="The longest time without work that users may ask for; then none may ask for `never`. By default any."
-    ).tag(config=True)
-    max_session = Span("7d", help="Close a session after so long, whatever it does, or `never`. Never embedded.").tag(
-        config=True
-    )
-
     def migrate_config(self) -> None:
         """Does nothing: there is no older configuration."""
 
@@ -226,19 +212,11 @@ class AgentApp(JupyterApp):  # type: ignore[misc,unused-ignore]
             environments_bytes=self.environments_bytes,
             prices=self._prices(),
             metrics_port=self.metrics_port,
-            terms=self._terms(),
+            terms=self.terms(embedded=self.embedded, priced=bool(self._prices().per_hour)),
+            grants=self.grants(),
+            budget_grace_s=span_s(self.budget_grace) or 0.0,
             base_environment=Path(self.base_environment).expanduser().absolute() if self.base_environment else None,
         )
-
-    def _terms(self) -> Terms:
-        priced_s = PRICED_IDLE_CLOSE_S if self._prices().per_hour and not self.embedded else None
-        longest_s = span_s(self.max_idle_close)
-        idle_close_s = span_s(self.idle_close, priced_s)
-        if longest_s is not None:
-            idle_close_s = min(idle_close_s or longest_s, longest_s)
-        is_default = "max_session" not in self.config.get("AgentApp", {})
-        max_session_s = None if self.embedded and is_default else span_s(self.max_session)
-        return Terms(idle_close_s=idle_close_s, max_idle_close_s=longest_s, max_session_s=max_session_s)
 
     def _prices(self) -> PriceList:
         """Returns what the configuration says, else the environment, which an embedded agent has of its starter."""

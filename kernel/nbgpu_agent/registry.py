@@ -34,6 +34,7 @@ from nbgpu_agent.model import (
     SessionUpdate,
     Spec,
 )
+from nbgpu_agent.observing import SessionObserver
 from nbgpu_agent.placement import Waiting, satisfies
 from nbgpu_agent.sampling import Held
 from nbgpu_agent.state import Changes
@@ -82,8 +83,9 @@ class SessionRegistry:
         self._unused_since_s = time.monotonic()
         self._shutting_down = False
         self.ends = RecentEnds()
-        self.on_ready: Callable[[str], None] = lambda session_id: None
-        """Called with a session's id when its kernel runs, before anybody is told so."""
+        self.observers: list[SessionObserver] = []
+        self.admit: Callable[[SessionRequest], None] = lambda request: None
+        """Asked about every request for a new session; raises what it is refused with."""
         self._cleanups: set[asyncio.Task[None]] = set()
 
     def get(self, session_id: str) -> Session:
@@ -140,6 +142,7 @@ class SessionRegistry:
         if session is not None:
             previous = session.info().request.notebook_id
             session.attach(notebook_id, notebook_name)
+            self._tell_attached(session)
             if previous not in ("", notebook_id):
                 session.tell_choice(previous, "")
             if session not in concerned:
@@ -157,8 +160,13 @@ class SessionRegistry:
         session = self.get(session_id)
         if previous := session.info().request.notebook_id:
             session.attach("")
+            self._tell_attached(session)
             session.tell_choice(previous, "")
         return session.info()
+
+    def _tell_attached(self, session: Session) -> None:
+        for observer in self.observers:
+            observer.session_attached(session.info())
 
     def measure_executions(self) -> None:
         """Completes what is told of executions. To be called after every reading of the accelerators."""
@@ -331,6 +339,7 @@ class SessionRegistry:
         if (opening := self._openings.get(key)) is None and request.notebook_id and request.spec is None:
             opening = next((each for (notebook, _), each in self._openings.items() if notebook == key[0]), None)
         if opening is None:
+            self.admit(request)
             opening = _Opening(self, request, no_wait=no_wait, on_end=lambda: self._forget(key))
             self._openings[key] = opening
         opening.no_wait = opening.no_wait and no_wait
@@ -354,6 +363,8 @@ class SessionRegistry:
         except Exception:
             logger.exception("session %s did not close cleanly", session.id)
         finally:
+            for observer in self.observers:
+                observer.session_ended(session.info(), reason)
             # Only now: its processes had the accelerators until here.
             self._sessions.pop(session.id, None)
             self._untaken.pop(session.id, None)
@@ -506,7 +517,8 @@ class _Opening:
         await self._materialise(session, request.snapshot_digest)
         self._tell(SessionUpdate(Phase.STARTING, session=replace(session.info(), phase=Phase.STARTING)))
         await session.start()
-        self._registry.on_ready(session.id)
+        for observer in self._registry.observers:
+            observer.session_ready(session.info())
         logger.info("session %s opened on %s", session.id, ", ".join(each.id for each in lease.accelerators))
         end = self._registry.ends.take_of_notebook(request.notebook_id) if request.notebook_id else None
         self._tell(SessionUpdate(Phase.READY, session=session.info(), notice=end.in_words() if end else ""))

@@ -99,6 +99,7 @@ class Session:
         on_change: Called after every change that `info` shows.
         journal_bytes: What the journal keeps for clients that come back.
         measure: Asked about each execution once it has ended; None: nothing is known of what accelerators do.
+        on_executed: Called with each cell that has ended.
     """
 
     def __init__(
@@ -112,6 +113,7 @@ class Session:
         now: Callable[[], float] = time.time,
         journal_bytes: int = DEFAULT_LIMIT_BYTES,
         measure: Measure | None = None,
+        on_executed: Callable[[Execution], None] = lambda execution: None,
     ) -> None:
         self.id = session_id
         self.lease = lease
@@ -121,6 +123,7 @@ class Session:
         self._on_change = on_change
         self._now = now
         self._measure = measure
+        self._on_executed = on_executed
         self.setting = KernelSetting(python=request.python)
         self._kernel: Kernel | None = None
         self._taking: asyncio.Task[Kernel] | None = None
@@ -238,12 +241,17 @@ class Session:
             self._on_change()
 
     def tell(self, text: str) -> None:
-        """Tells the person, next to what the session's cells print.
+        """Tells the person: below the cell that runs, or else next to what the next one prints.
 
         Args:
             text: One sentence without a full stop.
         """
-        self.journal.append(Notice(text))
+        if self._current is None:
+            self.journal.append(Notice(text))
+            return
+        content = {"name": "stderr", "text": f"nbgpu: {text}\n"}
+        parts = message_parts("stream", content, parent_header=self._current.header)
+        self.journal.append(Message(Channel.IOPUB, parts))
 
     @property
     def is_working(self) -> bool:
@@ -336,6 +344,7 @@ class Session:
             self._execution_of(request), ended_unix_s=self._last_active_unix_s, succeeded=request.succeeded
         )
         self._ended.append(execution)
+        self._on_executed(execution)
         if any(not each.shared for each in execution.accelerators):
             self._unmeasured = [*self._unmeasured[-_KEPT_EXECUTIONS:], execution]
 

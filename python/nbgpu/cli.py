@@ -14,10 +14,12 @@ from typing import Any
 
 import nbgpu
 from nbgpu import errors, words
+from nbgpu.client.accounting import report_usage
 from nbgpu.client.discovery import TOKEN_VARIABLE, connect, default_pool_name
 from nbgpu.client.embedded import ensure_agent, find_agent
 from nbgpu.client.pool import Pool
 from nbgpu.client.pools import ConfiguredPool, add_pool, find_pool, pools_file, read_pools, remove_pool
+from nbgpu.cost_words import usage_report
 from nbgpu_protocol.discovery import LOG_FILE, agent_folder
 from nbgpu_protocol.v1 import pool_pb2
 
@@ -56,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
 
     add("offers", _offers, "the accelerators that there are")
     add("sessions", _sessions, "all sessions, of all notebooks")
+    add("cost", _cost, "what your sessions used and spent: today, this month, by cell")
     for name, command, text in (
         ("close", _close, "end a session and free its accelerators"),
         ("interrupt", _interrupt, "interrupt what runs in a session"),
@@ -99,6 +102,12 @@ async def _offers(_: argparse.Namespace) -> int:
 async def _sessions(_: argparse.Namespace) -> int:
     async with await _pool() as pool:
         print(words.sessions_table(await pool.list_sessions()))
+    return 0
+
+
+async def _cost(_: argparse.Namespace) -> int:
+    async with await _pool(start=False) as pool:
+        print(usage_report(await report_usage(pool)))
     return 0
 
 

@@ -156,6 +156,11 @@ class GpuMagics(Magics):
                                          after so long without work, such as 2h, or `off`)
             %gpu keep [--idle SPAN]      do not close the session yet, though it does nothing
             %gpu attach --session ID     attach to a session that is open
+            %gpu cost                    what was used and spent: session, notebook, today, this month, cells
+            %gpu budget [20|off] [--month]
+                                         what this notebook, or with --month all of yours in a calendar
+                                         month, may spend, in the pool's currency: warned of at 80 %, at
+                                         100 % interrupted, then closed
             %gpu detach                  leave the session running, without this notebook
             %gpu close [ID]              end the session and free its accelerators
             %gpu status                  what this notebook is attached to, and what that does

@@ -163,10 +163,7 @@ class SessionClient:
         self._on_choice(self, notebook_id, session_id)
 
     def on_notice(self, text: str) -> None:
-        if self._requests:
-            _tell(text)
-        else:
-            self.notices.append(text)
+        self.notices.append(text)
 
     def take_notices(self) -> None:
         """Shows what the agent said to the person while no cell ran here."""

@@ -9,7 +9,16 @@ from dataclasses import replace
 
 import psutil
 
-from nbgpu_agent.model import Closing, EnvironmentFacts, KernelState, Lease, Phase, SessionInfo, SessionRequest
+from nbgpu_agent.model import (
+    Closing,
+    EnvironmentFacts,
+    Execution,
+    KernelState,
+    Lease,
+    Phase,
+    SessionInfo,
+    SessionRequest,
+)
 
 
 class FakeSession:
@@ -29,6 +38,8 @@ class FakeSession:
         self.is_working = False
         self.closing = Closing()
         self.told: list[str] = []
+        self.executing: Execution | None = None
+        self.interrupts = 0
         self.attached_unix_s = self._created_unix_s if request.notebook_id else 0.0
         self.choices: list[tuple[str, str]] = []
 
@@ -75,14 +86,26 @@ class FakeSession:
             kernel_generation=1,
             created_unix_s=self._created_unix_s,
             last_active_unix_s=self._created_unix_s,
-            executing=None,
+            executing=self.executing,
             executions=0,
             kernel_exit=None,
             python_version="3.11.7",
             working_folder="/",
             attached_unix_s=self.attached_unix_s,
             closing=self.closing,
+            accelerator_seconds=self._accelerator_seconds(),
         )
+
+    def _accelerator_seconds(self) -> float:
+        if self.lease is None or self._desk.now is time.time:  # nothing that changes between two looks
+            return 0.0
+        held = sum(not each.shared for each in self.lease.accelerators)
+        return held * (self._desk.now() - self.lease.granted_unix_s)
+
+    async def interrupt(self, request_id: str, *, escalate: bool) -> bool:
+        assert not escalate
+        self.interrupts += 1
+        return True
 
     def note_closing(self, closing: Closing) -> None:
         self.closing = closing

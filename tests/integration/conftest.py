@@ -17,6 +17,7 @@ from nbclient import NotebookClient
 from nbformat import NotebookNode
 from traitlets.config import Config
 
+from agent_processes import KEPT
 from nbgpu.client.embedded import find_agent
 from nbgpu.client.pool import Pool
 
@@ -82,7 +83,7 @@ def assert_nothing_left(folder: Path) -> None:
     assert not sockets, "sockets left behind"
     agent = folder / "agent"
     left_files = sorted(str(path.relative_to(agent)) for path in agent.rglob("*")) if agent.exists() else []
-    assert set(left_files) <= {"agent.log", "agent.lock", "start.lock"}, "the agent left files behind"
+    assert set(left_files) <= KEPT, "the agent left files behind"
 
 
 @pytest.fixture(scope="module")

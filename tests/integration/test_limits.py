@@ -22,7 +22,9 @@ def place() -> Iterator[Workplace]:
 
 @pytest.fixture(scope="module")
 def agent(place: Workplace) -> Iterator[Client]:
-    process, address, token = place.start_listening("--AgentApp.prices=H100=360", "--max-session=3d")
+    process, address, token = place.start_listening(
+        "--AgentApp.prices=H100=360", "--max-session=3d", "--AgentApp.budget_grace=1s", "--AgentApp.user_accelerators=3"
+    )
     with pytest.MonkeyPatch.context() as patch:
         for name, value in place.environ(
             NBGPU_AGENT_ADDRESS=address, NBGPU_AGENT_TOKEN=token, NBGPU_SNAPSHOT="0"
@@ -96,3 +98,53 @@ def test_a_session_in_which_a_thread_computes_is_not_idle(notebook: NotebookKern
 def test_a_span_that_is_none_is_refused_with_a_hint(notebook: NotebookKernel) -> None:
     (error,) = notebook.run("%gpu attach H100 --idle soon").errors
     assert "--idle needs a span of time, and 'soon' is none" in error["evalue"]
+
+
+def test_what_was_spent_is_shown_by_session_day_month_and_cell(notebook: NotebookKernel, agent: Client) -> None:
+    run(notebook, "%gpu attach H100x2")
+    run(notebook, "%%gpu\nimport time\ntime.sleep(0.5)")
+    text = run(notebook, "%gpu cost").text()
+    assert re.search(r"this session +\d+ s +\d+% +\$\d+\.\d\d", text), text
+    assert re.search(r"this notebook .*\ntoday .*\nthis month .*", text), text
+    assert re.search(r"\[\d+\] +\S+ +H100 ×2 +\d\d \w+ \d\d:\d\d +\d+\.\d s +(\d+%)? +\$\d+\.\d\d", text), text
+    assert run(notebook, "%gpu budget").text().startswith("no budget is set")
+    assert re.match(
+        r"your budget of this month: \$\d+\.\d\d of \$5000\.00 spent, \$720\.00 an hour now\n",
+        run(notebook, "%gpu budget 5000 --month").text(),
+    )
+    run(notebook, "%gpu budget off --month")
+
+
+def test_a_spent_budget_interrupts_the_cell_closes_the_session_and_refuses_the_next(
+    notebook: NotebookKernel, agent: Client
+) -> None:
+    run(notebook, "%gpu attach H100")
+
+    def spend() -> None:
+        (allowance,) = agent.set_budget("one", 0.01)
+        assert allowance.of == "the budget of this notebook"
+
+    cell = notebook.run("%%gpu\nprint('begun', flush=True)\nwhile True:\n    pass", during=spend)
+    assert [error["ename"] for error in cell.errors] == ["KeyboardInterrupt"]
+    assert "the budget of this notebook, 0.01 USD, is spent: the session is closed in 1 s" in cell.text("stderr")
+    until(lambda: not agent.sessions())
+    (error,) = notebook.run("%%gpu H100\nprint('here')").errors
+    assert error["ename"] == "LimitReachedError"
+    assert re.search(r"the budget of this notebook, 0.01 USD, is spent \(\d+\.\d\d USD\)", error["evalue"])
+    assert "`%gpu budget off` any amount" in error["evalue"]
+
+    assert run(notebook, "%gpu budget off").text().startswith("no budget is set")
+    assert run(notebook, "%%gpu H100\nprint('here')").text() == "here\n"
+
+
+def test_more_accelerators_than_a_user_may_hold_are_refused(notebook: NotebookKernel, agent: Client) -> None:
+    run(notebook, "%gpu attach H100x2")
+    (error,) = notebook.run("%gpu attach H100x2 --new").errors
+    assert "2 accelerators asked, 2 held or waited for by other sessions of yours" in error["evalue"]
+    assert "this pool allows 3 at once" in error["evalue"]
+
+
+@pytest.mark.parametrize("line", ["%gpu budget lots", "%gpu budget -5", "%gpu budget 1 2"])
+def test_what_is_no_budget_is_refused(notebook: NotebookKernel, line: str) -> None:
+    (error,) = notebook.run(line).errors
+    assert "hint: " in without_colours("\n".join(error["traceback"]))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from nbgpu_agent.limits.closing import Activity, Deadline, Terms, foresee, is_computing, reason_in_words
 from nbgpu_agent.model import Closing, ClosingCause, Phase, Sample, SessionInfo
+from nbgpu_agent.observing import SessionObserver
 from nbgpu_agent.registry import SessionRegistry
 from nbgpu_protocol.spans import span_in_words
 
@@ -25,7 +26,7 @@ class _Kept:
     warned_of: tuple[ClosingCause, float] | None = None
 
 
-class SessionKeeper:
+class SessionKeeper(SessionObserver):
     """Applies the terms of a pool to its sessions. For one event loop.
 
     Args:
@@ -48,7 +49,10 @@ class SessionKeeper:
         self._deadlines = deadlines
         self._now = now or registry.now
         self._kept: dict[str, _Kept] = {}
-        registry.on_ready = self.look_at
+        registry.observers.append(self)
+
+    def session_ready(self, info: SessionInfo) -> None:
+        self.look_at(info.id)
 
     def note_reading(self, samples: Sequence[Sample]) -> None:
         """Notes which sessions compute. To be called after every reading of the accelerators."""

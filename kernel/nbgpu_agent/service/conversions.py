@@ -195,6 +195,7 @@ def session_info_message(info: SessionInfo, node: Node, prices: PriceList) -> po
         last_executions=[execution_message(each, prices) for each in info.last_executions],
         attached_unix_s=info.attached_unix_s,
         closing=closing_message(info.closing),
+        owner=info.request.owner,
     )
 
 

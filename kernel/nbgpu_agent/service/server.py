@@ -13,9 +13,10 @@ from nbgpu_agent.listening import ListenAddress
 from nbgpu_agent.service.authentication import TokenInterceptor
 from nbgpu_agent.service.environment import EnvironmentService
 from nbgpu_agent.service.pool import PoolService
-from nbgpu_protocol.v1 import environment_pb2_grpc, pool_pb2_grpc
+from nbgpu_protocol.v1 import accounting_pb2_grpc, environment_pb2_grpc, pool_pb2_grpc
 
 if TYPE_CHECKING:
+    from nbgpu_agent.accounting.accounts import Accounts
     from nbgpu_agent.blobs import BlobStore
     from nbgpu_agent.registry import SessionRegistry
 
@@ -34,7 +35,11 @@ OPTIONS: tuple[tuple[str, Any], ...] = (
 
 
 def make_server(
-    token: str, pool: PoolService, registry: SessionRegistry | None = None, blobs: BlobStore | None = None
+    token: str,
+    pool: PoolService,
+    registry: SessionRegistry | None = None,
+    blobs: BlobStore | None = None,
+    accounts: Accounts | None = None,
 ) -> grpc.aio.Server:
     """Returns a server that is not started and has no address yet.
 
@@ -43,6 +48,7 @@ def make_server(
         pool: The Pool service.
         registry: Whose sessions the Session service serves; without it, and without blobs, there is no such service.
         blobs: Contents that clients put and get.
+        accounts: What users spent; None: there is no such service.
     """
     server = grpc.aio.server(interceptors=[TokenInterceptor(token)], options=OPTIONS)
     pool_pb2_grpc.add_PoolServicer_to_server(pool, server)
@@ -54,6 +60,10 @@ def make_server(
 
         add_session_service(server, registry, blobs, pool.node, pool.prices)
         add_workspace_service(server, registry, blobs)
+    if accounts is not None:
+        from nbgpu_agent.service.accounting import AccountingService
+
+        accounting_pb2_grpc.add_AccountingServicer_to_server(AccountingService(accounts), server)
     return server
 
 
