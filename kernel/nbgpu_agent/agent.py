@@ -21,6 +21,7 @@ from nbgpu_agent.accelerators.inventory import Inventory, find_accelerators
 from nbgpu_agent.accounting.accounts import Accounts
 from nbgpu_agent.accounting.allowances import Grants
 from nbgpu_agent.accounting.ledger import LEDGER_FILE, Ledger
+from nbgpu_agent.audit import AUDIT_FILE, AuditLog, SessionAudit
 from nbgpu_agent.ending import Ending
 from nbgpu_agent.folders import AgentFolders
 from nbgpu_agent.limits.closing import Terms
@@ -75,6 +76,8 @@ class AgentSettings:
     terms: Terms = field(default_factory=Terms)
     grants: Grants = field(default_factory=Grants)
     budget_grace_s: float = DEFAULT_GRACE_S
+    audit: bool = False
+    """Whether who did what is recorded."""
     base_environment: Path | None = None
     """A virtual environment that the node's owner provides."""
 
@@ -165,6 +168,8 @@ async def _serve_accelerators(
     accounts = Accounts(Ledger(folders.root / LEDGER_FILE), registry, settings.prices, settings.grants, sampler.measure)
     keeper = SessionKeeper(registry, settings.terms, deadlines=accounts.deadlines)
     spending = SpendingKeeper(registry, accounts, grace_s=settings.budget_grace_s)
+    if settings.audit:
+        registry.observers.append(SessionAudit(AuditLog(folders.root / AUDIT_FILE, registry.now)))
     await accounts.start()
     node = _describe_node(inventory)
     identity = AgentIdentity(

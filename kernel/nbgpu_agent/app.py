@@ -14,11 +14,13 @@ from typing import Any, NoReturn
 
 from jupyter_core.application import JupyterApp
 from jupyter_core.paths import jupyter_runtime_dir
-from traitlets import Bool, Dict, Float, Int, List, Unicode
+from traitlets import Bool, Dict, Enum, Float, Int, List, Unicode
 
+from nbgpu_agent.audit import AUDIT_FILE
 from nbgpu_agent.ending import END_WITHIN_S, Ending
 from nbgpu_agent.errors import AgentError, InvalidRequestError
 from nbgpu_agent.folders import AgentFolders, AlreadyRunningError, locked_folder
+from nbgpu_agent.json_log import JsonFormatter
 from nbgpu_agent.limits.settings import LimitSettings, span_s
 from nbgpu_agent.listening import ListenAddress, parse_listen_address
 from nbgpu_agent.prices import (
@@ -58,6 +60,7 @@ class AgentApp(LimitSettings, JupyterApp):  # type: ignore[misc,unused-ignore]
         "listen": "AgentApp.listen",
         "folder": "AgentApp.folder",
         "metrics-port": "AgentApp.metrics_port",
+        "log-format": "AgentApp.log_style",
         "idle-close": "AgentApp.idle_close",
         "max-session": "AgentApp.max_session",
         "base-environment": "AgentApp.base_environment",
@@ -140,6 +143,16 @@ class AgentApp(LimitSettings, JupyterApp):  # type: ignore[misc,unused-ignore]
         help="Seconds after which a session is closed whose lease was not renewed. By default never.",
     ).tag(config=True)
 
+    audit = Bool(
+        None,
+        allow_none=True,
+        help=f"Whether {AUDIT_FILE} in the agent's folder says who opened, attached and closed what, and when. By"
+        " default unless embedded.",
+    ).tag(config=True)
+    log_style = Enum(("text", "json"), "text", help="How the agent's log is written; `--log-format` for short.").tag(
+        config=True
+    )
+
     def migrate_config(self) -> None:
         """Does nothing: there is no older configuration."""
 
@@ -215,6 +228,7 @@ class AgentApp(LimitSettings, JupyterApp):  # type: ignore[misc,unused-ignore]
             terms=self.terms(embedded=self.embedded, priced=bool(self._prices().per_hour)),
             grants=self.grants(),
             budget_grace_s=span_s(self.budget_grace) or 0.0,
+            audit=not self.embedded if self.audit is None else self.audit,
             base_environment=Path(self.base_environment).expanduser().absolute() if self.base_environment else None,
         )
 
@@ -268,6 +282,9 @@ class AgentApp(LimitSettings, JupyterApp):  # type: ignore[misc,unused-ignore]
 
     def _set_up_logging(self) -> None:
         """Sends what the agent's modules log where the application's own log goes."""
+        if self.log_style == "json":
+            for handler in self.log.handlers:
+                handler.setFormatter(JsonFormatter())
         logger = logging.getLogger("nbgpu_agent")
         logger.setLevel(self.log.level)
         logger.handlers = list(self.log.handlers)
