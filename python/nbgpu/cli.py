@@ -59,6 +59,8 @@ def _parser() -> argparse.ArgumentParser:
     add("offers", _offers, "the accelerators that there are")
     add("sessions", _sessions, "all sessions, of all notebooks")
     add("cost", _cost, "what your sessions used and spent: today, this month, by cell")
+    doctor_text = "look at this environment, this machine and the pools, and say what to mend"
+    add("doctor", _doctor, doctor_text).add_argument("--json", action="store_true", help="for programs")
     for name, command, text in (
         ("close", _close, "end a session and free its accelerators"),
         ("interrupt", _interrupt, "interrupt what runs in a session"),
@@ -109,6 +111,12 @@ async def _cost(_: argparse.Namespace) -> int:
     async with await _pool(start=False) as pool:
         print(usage_report(await report_usage(pool)))
     return 0
+
+
+async def _doctor(options: argparse.Namespace) -> int:
+    from nbgpu.doctor.command import doctor
+
+    return await doctor(json=options.json)
 
 
 async def _close(options: argparse.Namespace) -> int:
