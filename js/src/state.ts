@@ -66,6 +66,8 @@ export interface IKernelExit {
   exit_code: number | null;
   signal: number | null;
   asked_for: boolean;
+  /** Of a limit that it exceeded: "at its memory limit of 64 GB". */
+  ended_because: string | null;
 }
 
 export interface IEnvironment {

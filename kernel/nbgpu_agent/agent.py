@@ -25,6 +25,7 @@ from nbgpu_agent.audit import AUDIT_FILE, AuditLog, SessionAudit
 from nbgpu_agent.ending import Ending
 from nbgpu_agent.folders import AgentFolders
 from nbgpu_agent.limits.closing import Terms
+from nbgpu_agent.limits.host import HostKeeper, HostLimits
 from nbgpu_agent.limits.keeper import SessionKeeper
 from nbgpu_agent.limits.spending import DEFAULT_GRACE_S, SpendingKeeper
 from nbgpu_agent.listening import ListenAddress
@@ -76,6 +77,9 @@ class AgentSettings:
     terms: Terms = field(default_factory=Terms)
     grants: Grants = field(default_factory=Grants)
     budget_grace_s: float = DEFAULT_GRACE_S
+    host_limits: HostLimits = field(default_factory=HostLimits)
+    cell_output_bytes: int | None = None
+    """What a cell may print and display; None: no bound."""
     audit: bool = False
     """Whether who did what is recorded."""
     base_environment: Path | None = None
@@ -149,6 +153,7 @@ async def _serve_accelerators(
             on_change=on_change,
             journal_bytes=settings.journal_bytes,
             measure=sampler.measure,
+            output_bytes=settings.cell_output_bytes,
             on_executed=lambda execution: accounts.note_execution(session_id, execution),
         )
 
@@ -167,6 +172,7 @@ async def _serve_accelerators(
     )
     accounts = Accounts(Ledger(folders.root / LEDGER_FILE), registry, settings.prices, settings.grants, sampler.measure)
     keeper = SessionKeeper(registry, settings.terms, deadlines=accounts.deadlines)
+    host = HostKeeper(registry, settings.host_limits)
     spending = SpendingKeeper(registry, accounts, grace_s=settings.budget_grace_s)
     if settings.audit:
         registry.observers.append(SessionAudit(AuditLog(folders.root / AUDIT_FILE, registry.now)))
@@ -192,7 +198,9 @@ async def _serve_accelerators(
     sampler.start()
     background = [
         asyncio.create_task(
-            _keep_house(registry, [accounts.look, keeper.look, spending.look], settings.idle_shutdown_s, ending),
+            _keep_house(
+                registry, [accounts.look, keeper.look, spending.look, host.look], settings.idle_shutdown_s, ending
+            ),
             name="housekeeping",
         ),
         asyncio.create_task(_start_spares(launcher), name="spare kernels"),
@@ -206,6 +214,7 @@ async def _serve_accelerators(
         for task in background:
             task.cancel()
         await asyncio.wait(background)
+        await _within_bounds("host limits", host.close())
         await _within_bounds("sessions", registry.close_all("the agent ended"), SESSIONS_TIMEOUT_S)
         await _within_bounds("accounts", accounts.close())
         await _within_bounds("spare kernels", launcher.close(), SPARES_TIMEOUT_S)

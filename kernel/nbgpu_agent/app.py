@@ -21,7 +21,7 @@ from nbgpu_agent.ending import END_WITHIN_S, Ending
 from nbgpu_agent.errors import AgentError, InvalidRequestError
 from nbgpu_agent.folders import AgentFolders, AlreadyRunningError, locked_folder
 from nbgpu_agent.json_log import JsonFormatter
-from nbgpu_agent.limits.settings import LimitSettings, span_s
+from nbgpu_agent.limits.settings import LimitSettings, size_bytes, span_s
 from nbgpu_agent.listening import ListenAddress, parse_listen_address
 from nbgpu_agent.prices import (
     CURRENCY_VARIABLE,
@@ -63,6 +63,8 @@ class AgentApp(LimitSettings, JupyterApp):  # type: ignore[misc,unused-ignore]
         "log-format": "AgentApp.log_style",
         "idle-close": "AgentApp.idle_close",
         "max-session": "AgentApp.max_session",
+        "session-memory": "AgentApp.session_memory",
+        "session-disk": "AgentApp.session_disk",
         "base-environment": "AgentApp.base_environment",
         "config": "JupyterApp.config_file",
         "log-level": "Application.log_level",
@@ -227,6 +229,8 @@ class AgentApp(LimitSettings, JupyterApp):  # type: ignore[misc,unused-ignore]
             metrics_port=self.metrics_port,
             terms=self.terms(embedded=self.embedded, priced=bool(self._prices().per_hour)),
             grants=self.grants(),
+            host_limits=self.host_limits(),
+            cell_output_bytes=size_bytes(self.cell_output),
             budget_grace_s=span_s(self.budget_grace) or 0.0,
             audit=not self.embedded if self.audit is None else self.audit,
             base_environment=Path(self.base_environment).expanduser().absolute() if self.base_environment else None,

@@ -66,6 +66,7 @@ class Kernel:
         id: Marks its processes, see `processes`.
         channels: To exchange messages with it.
         python_version: Of its language, once it is ready.
+        ended_because: Why we ended it, if its person did not ask for that: "at its memory limit of 64 GB".
         ended: Done when the process has ended; the result is its exit code, negative for a signal.
     """
 
@@ -76,6 +77,7 @@ class Kernel:
         self.python = python
         self.python_version = ""
         self.ending_asked_for = False
+        self.ended_because = ""
         self._folder = folder
         self._launcher = launcher
         self._loop = asyncio.get_running_loop()
@@ -185,6 +187,16 @@ class Kernel:
         except FileNotFoundError:
             return ""
 
+    def append_to_log(self, text: str) -> None:
+        """Adds to its log what did not go to the notebook. What cannot be written is lost."""
+        with contextlib.suppress(OSError), open(self._log_path, "a", errors="replace") as log:
+            log.write(text)
+
+    @property
+    def temporary_folder(self) -> Path:
+        """Where its processes have their temporary files."""
+        return self._runtime_folder / "tmp"
+
     def trim_log(self) -> None:
         """Cuts the log back where it is too long. What is written meanwhile may be lost; what follows is appended."""
         if _size(self._log_path) > MAX_LOG_BYTES:
@@ -203,6 +215,7 @@ class Kernel:
             signal=-code if code < 0 else None,
             stderr_tail=self.log_tail(STDERR_TAIL_BYTES).strip(),
             asked_for=self.ending_asked_for,
+            ended_because=self.ended_because,
         )
 
     async def wait_ready(self, timeout_s: float = START_TIMEOUT_S) -> None:

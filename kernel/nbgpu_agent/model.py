@@ -154,6 +154,8 @@ class KernelExit:
     """Last lines of its standard error, at most 4 KiB."""
     asked_for: bool
     """Ended by a restart, a close, or an escalated interrupt."""
+    ended_because: str = ""
+    """Of a limit that it exceeded, to stand behind "the kernel was ended "; empty: not of one."""
 
 
 @dataclass(frozen=True)

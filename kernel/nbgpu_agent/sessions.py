@@ -28,6 +28,7 @@ from nbgpu_agent.journal import (
 )
 from nbgpu_agent.kernel_environment import lease_variables
 from nbgpu_agent.kernels import Kernel, KernelLauncher
+from nbgpu_agent.limits.output import OutputAllowance, Passage
 from nbgpu_agent.model import (
     Closing,
     EnvironmentFacts,
@@ -100,6 +101,7 @@ class Session:
         journal_bytes: What the journal keeps for clients that come back.
         measure: Asked about each execution once it has ended; None: nothing is known of what accelerators do.
         on_executed: Called with each cell that has ended.
+        output_bytes: What a cell may print and display; None: no bound.
     """
 
     def __init__(
@@ -114,6 +116,7 @@ class Session:
         journal_bytes: int = DEFAULT_LIMIT_BYTES,
         measure: Measure | None = None,
         on_executed: Callable[[Execution], None] = lambda execution: None,
+        output_bytes: int | None = None,
     ) -> None:
         self.id = session_id
         self.lease = lease
@@ -124,6 +127,7 @@ class Session:
         self._now = now
         self._measure = measure
         self._on_executed = on_executed
+        self._output = OutputAllowance(output_bytes)
         self.setting = KernelSetting(python=request.python)
         self._kernel: Kernel | None = None
         self._taking: asyncio.Task[Kernel] | None = None
@@ -184,6 +188,24 @@ class Session:
                 self._kernel.ending_asked_for = True
                 await self._retire(self._kernel)
             await self._start_kernel()
+
+    async def end_kernel(self, because: str) -> None:
+        """Ends the kernel with all its processes, as it exceeded a limit. The session stays.
+
+        Args:
+            because: To stand behind "the session's kernel was ended ".
+        """
+        kernel = self._kernel
+        if kernel is not None and kernel.alive:
+            kernel.ended_because = because
+            await self._retire(kernel)
+
+    def folders(self) -> list[Path]:
+        """Returns the folders on the node that are its own: to work in, unless that is another's, and temporary."""
+        found = [self._kernel.temporary_folder] if self._kernel is not None else []
+        if self._working_folder is not None and not self._request.working_folder:
+            found.append(self._working_folder)
+        return found
 
     async def close(self, reason: str) -> None:
         """Ends the kernel with all its processes, and says so to whoever is connected. Idempotent."""
@@ -394,6 +416,7 @@ class Session:
 
     def _execute(self, kernel: Kernel, request: _Request) -> None:
         self._current = request
+        self._output.begin()
         request.sent = True
         request.started_unix_s = self._now()
         self._kernel_state = KernelState.EXECUTING
@@ -425,11 +448,32 @@ class Session:
                 self._on_begun(current, counts=message_type == "execute_input")
             if idle or channel is Channel.SHELL:
                 urgent = current.over  # the cell is over with both, and one frame carries them
-        self.journal.append(Message(channel, parts), urgent=urgent)
+        if channel is Channel.IOPUB:
+            parts = self._bounded(message_type, parts)
+        if parts:
+            self.journal.append(Message(channel, parts), urgent=urgent)
         if current is not None and current.over and self._current is current:
             if current.reply is not None:
                 self.journal.append(Message(Channel.SHELL, current.reply))
             self._on_over(current)
+
+    def _bounded(self, message_type: str, parts: list[bytes]) -> list[bytes]:
+        """Returns what of a message goes to the notebook; what is printed beyond a cell's allowance goes to the log."""
+        passage, left_bytes = self._output.take(message_type, sum(map(len, parts)))
+        if passage is Passage.PASS:
+            return parts
+        passed: list[bytes] = []
+        if message_type == "stream":
+            content = json.loads(parts[3])
+            text, content["text"] = content["text"], content["text"][:left_bytes]
+            if self._kernel is not None:
+                self._kernel.append_to_log(text[left_bytes:])
+            passed = [*parts[:3], json.dumps(content).encode()] if content["text"] else []
+        if passage is Passage.FIRST_BEYOND:
+            if passed:
+                self.journal.append(Message(Channel.IOPUB, passed))
+            self.tell("this cell has printed as much as a cell may; the rest is in `%gpu logs` only")
+        return []
 
     def _on_begun(self, request: _Request, *, counts: bool) -> None:
         if counts:

@@ -52,6 +52,8 @@ def memory_in_words(memory_bytes: int) -> str:
 
 def exit_in_words(kernel_exit: pool_pb2.KernelExit) -> str:
     """Returns how a kernel ended, without its last lines."""
+    if kernel_exit.ended_because:
+        return f"the session's kernel was ended {kernel_exit.ended_because}"
     if kernel_exit.asked_for:
         return "the session's kernel was ended as asked"
     if kernel_exit.HasField("signal"):

@@ -23,7 +23,13 @@ def place() -> Iterator[Workplace]:
 @pytest.fixture(scope="module")
 def agent(place: Workplace) -> Iterator[Client]:
     process, address, token = place.start_listening(
-        "--AgentApp.prices=H100=360", "--max-session=3d", "--AgentApp.budget_grace=1s", "--AgentApp.user_accelerators=3"
+        "--AgentApp.prices=H100=360",
+        "--max-session=3d",
+        "--AgentApp.budget_grace=1s",
+        "--AgentApp.user_accelerators=3",
+        "--session-memory=500MB",
+        "--session-disk=40MB",
+        "--AgentApp.cell_output=1MB",
     )
     with pytest.MonkeyPatch.context() as patch:
         for name, value in place.environ(
@@ -148,3 +154,37 @@ def test_more_accelerators_than_a_user_may_hold_are_refused(notebook: NotebookKe
 def test_what_is_no_budget_is_refused(notebook: NotebookKernel, line: str) -> None:
     (error,) = notebook.run(line).errors
     assert "hint: " in without_colours("\n".join(error["traceback"]))
+
+
+def test_a_kernel_that_takes_too_much_memory_is_ended_in_words(notebook: NotebookKernel, agent: Client) -> None:
+    run(notebook, "%gpu attach H100")
+    cell = notebook.run("%%gpu\nimport time\nlarge = b'x' * (700 << 20)\ntime.sleep(600)")
+    (error,) = cell.errors
+    assert error["ename"] == "KernelDiedError"
+    assert re.search(
+        r"the session's kernel was ended at its memory limit of 500 MB, as it used \d+ MB", error["evalue"]
+    )
+    status = run(notebook, "%gpu status").text()
+    assert "kernel was ended at its memory limit of 500 MB" in status
+    again = run(notebook, "%%gpu\nprint('fresh')")
+    assert again.text() == "fresh\n"
+    assert "ended at its memory limit" in again.text("stderr")
+
+
+def test_a_cell_that_fills_its_folder_is_interrupted_in_words(notebook: NotebookKernel, agent: Client) -> None:
+    run(notebook, "%gpu attach H100")
+    cell = notebook.run("%%gpu\nimport time\nopen('big', 'wb').write(b'x' * 42_000_000)\ntime.sleep(600)")
+    assert [error["ename"] for error in cell.errors] == ["KeyboardInterrupt"]
+    assert "this session's files take 42 MB of the 40 MB that they may: the cell is interrupted" in cell.text("stderr")
+    assert run(notebook, "%%gpu\nimport os\nos.remove('big')\nprint('kept')").text() == "kept\n"
+
+
+def test_what_a_cell_prints_beyond_its_allowance_is_in_the_log(notebook: NotebookKernel, agent: Client) -> None:
+    run(notebook, "%gpu attach H100")
+    cell = run(notebook, "%%gpu\nfor n in range(30_000):\n    print(n, 'x' * 90)\n6 * 7")
+    assert 500_000 < len(cell.text()) <= 1_000_000
+    assert cell.text("stderr").count("this cell has printed as much as a cell may") == 1
+    assert cell.result == "42"
+    log = run(notebook, "%gpu logs").text()
+    assert "\n29999 xxx" in log
+    assert run(notebook, "%%gpu\nprint('short')").text() == "short\n"

@@ -18,10 +18,20 @@ describe('describeSession', () => {
   const executing = execution();
   const environment = { package_count: 214, own: true, done: 12, total: 80, current: 'torch' };
   const dead = (exit_code: number | null, signal: number | null, asked_for = false) =>
-    session({ kernel_state: 'dead', kernel_exit: { exit_code, signal, asked_for } });
+    session({
+      kernel_state: 'dead',
+      kernel_exit: { exit_code, signal, asked_for, ended_because: null }
+    });
+  const limit = 'at its memory limit of 64 GB, as it used 64.3 GB';
+  const overfull = { exit_code: null, signal: 9, asked_for: false, ended_because: limit };
 
   it.each<[ISession, string, string]>([
     [session({ phase: 'queued' }), 'Queued', 'waiting'],
+    [
+      session({ kernel_state: 'dead', kernel_exit: overfull }),
+      `The kernel was ended ${limit}`,
+      'failed'
+    ],
     [session({ phase: 'queued', queue_position: 2 }), 'Queued, 2nd', 'waiting'],
     [
       session({ phase: 'queued', queue_position: 2, queue_length: 5 }),

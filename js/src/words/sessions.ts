@@ -131,6 +131,9 @@ const SIGNAL_NAMES: Readonly<Record<number, string>> = {
 };
 
 function describeExit(kernelExit: IKernelExit | null): string {
+  if (kernelExit !== null && kernelExit.ended_because !== null) {
+    return `The kernel was ended ${kernelExit.ended_because}`;
+  }
   if (kernelExit === null || kernelExit.asked_for) {
     return 'The kernel was ended';
   }

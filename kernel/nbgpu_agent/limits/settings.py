@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from traitlets import Dict, Float, HasTraits, Int, TraitError, Unicode
 
 from nbgpu_agent.accounting.allowances import Grants, UserLimits, make_grants
 from nbgpu_agent.limits.closing import Terms
+from nbgpu_agent.limits.host import HostLimits
 from nbgpu_protocol.spans import parse_span
 
 PRICED_IDLE_CLOSE_S = 3600.0
@@ -15,6 +17,11 @@ PRICED_IDLE_CLOSE_S = 3600.0
 MAX_SESSION = "7d"
 NEVER = "never"
 _NEVER = frozenset({NEVER, "off", "0"})
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]i?B)", re.IGNORECASE)
+_SIZE_UNITS = {
+    **{f"{letter}B": 1000**power for power, letter in enumerate("KMGT", start=1)},
+    **{f"{letter}IB": 1024**power for power, letter in enumerate("KMGT", start=1)},
+}
 
 
 class Span(Unicode[str, Any]):
@@ -31,6 +38,22 @@ class Span(Unicode[str, Any]):
         except ValueError as error:
             raise TraitError(f"{self.name}: {error}, nor `{NEVER}`") from error
         return text
+
+
+class Size(Unicode[str, Any]):
+    """A size such as "64GB", "512MiB" or "2TB", or empty for none."""
+
+    def validate(self, obj: Any, value: Any) -> str:
+        text = str(value).strip() if not isinstance(value, bool) else "no"
+        if text and text.lower() not in _NEVER and size_bytes(text) is None:
+            raise TraitError(f"{self.name}: {value!r} is no size, such as 64GB or 512MiB")
+        return text
+
+
+def size_bytes(text: str) -> int | None:
+    """Returns the bytes of a `Size`; None where it is empty, or sets no bound."""
+    found = _SIZE.fullmatch(text.strip())
+    return int(float(found[1]) * _SIZE_UNITS[found[2].upper()]) if found and float(found[1]) > 0 else None
 
 
 def span_s(text: str, default_s: float | None = None) -> float | None:
@@ -81,6 +104,21 @@ class LimitSettings(HasTraits):
     budget_grace = Span(
         "60s", help="Between the interrupt of what a spent budget no longer pays for, and the session's end."
     ).tag(config=True)
+
+    session_memory = Size(
+        help="How much memory of the node a session's processes may hold, such as 64GB; its kernel is ended beyond."
+    ).tag(config=True)
+    session_disk = Size(
+        help="How much a session's own folder and temporary files may take; its cell is interrupted beyond, and its"
+        " kernel ended at 110 %."
+    ).tag(config=True)
+    cell_output = Size(
+        "64MB", help="How much a cell may print and display; the rest of what it prints is in the log only. `off`: any."
+    ).tag(config=True)
+
+    def host_limits(self) -> HostLimits:
+        """Returns what each session may take of the node."""
+        return HostLimits(size_bytes(self.session_memory), size_bytes(self.session_disk))
 
     def terms(self, *, embedded: bool, priced: bool) -> Terms:
         """Returns what bounds every session: unless it is said, one's own machine sets no bound."""

@@ -148,6 +148,7 @@ def kernel_exit_message(kernel_exit: KernelExit) -> pool_pb2.KernelExit:
         signal=kernel_exit.signal,
         stderr_tail=kernel_exit.stderr_tail,
         asked_for=kernel_exit.asked_for,
+        ended_because=kernel_exit.ended_because,
     )
 
 

@@ -223,4 +223,5 @@ def _kernel_exit_view(kernel_exit: pool_pb2.KernelExit) -> KernelExitView:
         exit_code=kernel_exit.exit_code if kernel_exit.HasField("exit_code") else None,
         signal=kernel_exit.signal if kernel_exit.HasField("signal") else None,
         asked_for=kernel_exit.asked_for,
+        ended_because=kernel_exit.ended_because or None,
     )

@@ -70,6 +70,8 @@ class KernelExitView(TypedDict):
     exit_code: int | None
     signal: int | None
     asked_for: bool
+    ended_because: str | None
+    """Of a limit that it exceeded: "at its memory limit of 64 GB"."""
 
 
 class EnvironmentView(TypedDict):
