@@ -35,6 +35,7 @@ from nbgpu_agent.registry import SessionRegistry
 from nbgpu_agent.sampling import Sampler
 from nbgpu_agent.service.pool import AgentIdentity, PoolService
 from nbgpu_agent.service.server import bind, make_server
+from nbgpu_agent.service_manager import tell_service_manager
 
 if TYPE_CHECKING:
     from nbgpu_agent.blobs import BlobStore
@@ -209,6 +210,7 @@ async def _serve_accelerators(
         on_serving(target)
         await stopping
         logger.info("ending")
+        tell_service_manager("STOPPING=1")
     finally:
         folders.remove_record()
         for task in background:

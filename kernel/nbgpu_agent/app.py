@@ -31,6 +31,7 @@ from nbgpu_agent.prices import (
     make_price_list,
     parse_prices,
 )
+from nbgpu_agent.service_manager import tell_service_manager
 from nbgpu_agent.tokens import TOKEN_VARIABLE, configured_token, new_token
 from nbgpu_protocol import VERSION
 from nbgpu_protocol.discovery import AgentRecord, agent_folder, write_record
@@ -271,6 +272,7 @@ class AgentApp(LimitSettings, JupyterApp):  # type: ignore[misc,unused-ignore]
             secret = f" {TOKEN_VARIABLE}={token}" if show_token else ""
             print(f"export NBGPU_AGENT_ADDRESS={target}{secret}", flush=True)
         self.log.info("serving on %s", target)
+        tell_service_manager("READY=1")
 
     def _end_by_force(self) -> None:
         """Ends all kernels and then the process, whatever its other threads are stuck in."""

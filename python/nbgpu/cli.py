@@ -20,6 +20,7 @@ from nbgpu.client.embedded import ensure_agent, find_agent
 from nbgpu.client.pool import Pool
 from nbgpu.client.pools import ConfiguredPool, add_pool, find_pool, pools_file, read_pools, remove_pool
 from nbgpu.cost_words import usage_report
+from nbgpu.systemd_unit import unit
 from nbgpu_protocol.discovery import LOG_FILE, agent_folder
 from nbgpu_protocol.v1 import pool_pb2
 
@@ -83,6 +84,9 @@ def _parser() -> argparse.ArgumentParser:
     add("status", _agent_status, "whether this machine's agent runs", agent)
     stop = add("stop", _agent_stop, "end this machine's agent", agent)
     stop.add_argument("--force", action="store_true", help="with all its sessions")
+    systemd = add("systemd-unit", _systemd_unit, "print a systemd unit that runs an agent on this machine", agent)
+    systemd.add_argument("--user", action="store_true", help="for your own service manager, not the machine's")
+    systemd.add_argument("arguments", nargs="*", help="of the agent, after `--`: such as `-- --idle-close=2h`")
     add("log", _agent_log, "what this machine's agent wrote to its log", agent)
     return parser
 
@@ -231,6 +235,11 @@ async def _agent_stop(options: argparse.Namespace) -> int:
             hint = "close them, or end the agent with all of them by `nbgpu agent stop --force`"
             raise errors.SessionsOpenError(error.message(), hint) from error
     print(f"the agent (process {record.pid}) has ended")
+    return 0
+
+
+async def _systemd_unit(options: argparse.Namespace) -> int:
+    print(unit(user=options.user, arguments=options.arguments), end="")
     return 0
 
 
