@@ -10,6 +10,7 @@ from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 
+from nbgpu_agent.accounting.allowances import OWNER_NAME
 from nbgpu_agent.model import SessionInfo
 from nbgpu_agent.observing import SessionObserver
 
@@ -41,12 +42,12 @@ class AuditLog:
 
         Args:
             event: What happened, such as "session_opened" or "token_revoked".
-            user: Who did it.
+            user: Who did it; empty: the agent's owner.
             facts: Its values; None is left out.
         """
         at = datetime.fromtimestamp(self.now(), timezone.utc).isoformat(timespec="milliseconds")
         known = {name: value for name, value in facts.items() if value is not None}
-        line = json.dumps({"time": at, "event": event, "user": user, **known}, ensure_ascii=False) + "\n"
+        line = json.dumps({"time": at, "event": event, "user": user or OWNER_NAME, **known}, ensure_ascii=False) + "\n"
         try:
             self._add(line.encode(errors="backslashreplace"))
             self._is_failing = False

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TypeVar
 
 from nbgpu_agent.model import SessionInfo
 
+K = TypeVar("K")
 _KEPT = 1000
 
 
@@ -30,7 +32,7 @@ class RecentEnds:
 
     def __init__(self) -> None:
         self._by_session: OrderedDict[str, SessionEnd] = OrderedDict()
-        self._to_tell: OrderedDict[str, SessionEnd] = OrderedDict()
+        self._to_tell: OrderedDict[tuple[str, str], SessionEnd] = OrderedDict()
 
     def note(self, info: SessionInfo, reason: str, now_unix_s: float, *, tell: bool) -> None:
         """Remembers an end.
@@ -42,17 +44,17 @@ class RecentEnds:
         end = SessionEnd(info.request.notebook_id, spec_text, reason, now_unix_s)
         _put(self._by_session, info.id, end)
         if tell and end.notebook_id:
-            _put(self._to_tell, end.notebook_id, end)
+            _put(self._to_tell, (info.request.owner, end.notebook_id), end)
 
     def of_session(self, session_id: str) -> SessionEnd | None:
         return self._by_session.get(session_id)
 
-    def take_of_notebook(self, notebook_id: str) -> SessionEnd | None:
-        """Returns what the notebook is to be told, once."""
-        return self._to_tell.pop(notebook_id, None)
+    def take_of_notebook(self, owner: str, notebook_id: str) -> SessionEnd | None:
+        """Returns what a user's notebook is to be told, once."""
+        return self._to_tell.pop((owner, notebook_id), None)
 
 
-def _put(ends: OrderedDict[str, SessionEnd], key: str, end: SessionEnd) -> None:
+def _put(ends: OrderedDict[K, SessionEnd], key: K, end: SessionEnd) -> None:
     ends[key] = end
     ends.move_to_end(key)
     if len(ends) > _KEPT:

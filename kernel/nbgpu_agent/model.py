@@ -213,10 +213,6 @@ class Closing:
     cause: ClosingCause | None = None
 
 
-POOL_OWNER = "owner"
-"""The user who has the agent's own token: the one that there is where nobody set up others."""
-
-
 @dataclass(frozen=True)
 class SessionRequest:
     """What a session is opened with."""
@@ -229,8 +225,8 @@ class SessionRequest:
     snapshot_digest: str = ""
     idle_close_s: float | None = None
     """Without work, after which it is closed; 0: never; None: as the pool has it."""
-    owner: str = POOL_OWNER
-    """The user whose session it is."""
+    owner: str = ""
+    """The user whose it is; empty: the agent's owner."""
 
 
 @dataclass(frozen=True)

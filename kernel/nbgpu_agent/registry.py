@@ -520,7 +520,7 @@ class _Opening:
         for observer in self._registry.observers:
             observer.session_ready(session.info())
         logger.info("session %s opened on %s", session.id, ", ".join(each.id for each in lease.accelerators))
-        end = self._registry.ends.take_of_notebook(request.notebook_id) if request.notebook_id else None
+        end = self._registry.ends.take_of_notebook(request.owner, request.notebook_id)
         self._tell(SessionUpdate(Phase.READY, session=session.info(), notice=end.in_words() if end else ""))
 
     async def _materialise(self, session: Session, snapshot_digest: str) -> None:

@@ -17,6 +17,10 @@ _STEP_S = 10.0
 """A time that is foreseen is rounded to so much, so that it does not change with every look."""
 
 
+OWNER_NAME = "owner"
+"""What the agent's owner, whose name is empty, is called where a name must be written."""
+
+
 @dataclass(frozen=True)
 class UserLimits:
     """What the pool's owner grants each user. None: no bound."""
@@ -40,7 +44,7 @@ class Grants:
     """Of some, in the place of the others'."""
 
     def limits_of(self, user: str) -> UserLimits:
-        return self.of_user.get(user, self.of_all)
+        return self.of_user.get(user or OWNER_NAME, self.of_all)
 
 
 def make_grants(of_all: UserLimits, of_users: Mapping[str, Mapping[str, object]]) -> Grants:

@@ -13,7 +13,6 @@ from nbgpu_agent.accounting.accounts import Accounts
 from nbgpu_agent.accounting.allowances import Allowance
 from nbgpu_agent.accounting.ledger import CellUse, Total
 from nbgpu_agent.errors import DiskFullError, InvalidRequestError
-from nbgpu_agent.model import POOL_OWNER
 from nbgpu_agent.service.conversions import checked_text
 from nbgpu_agent.service.translated_errors import translated
 from nbgpu_protocol.v1 import accounting_pb2, accounting_pb2_grpc
@@ -34,7 +33,7 @@ class AccountingService(accounting_pb2_grpc.AccountingServicer):
         session_id = checked_text("session_id", request.session_id)
         notebook_id = checked_text("notebook_id", request.notebook_id)
         try:
-            report = await self._accounts.report(POOL_OWNER, session_id, notebook_id)
+            report = await self._accounts.report(_caller(context), session_id, notebook_id)
         except sqlite3.Error as error:
             raise DiskFullError(f"the ledger of what was used cannot be read: {error}") from error
         prices = self._accounts.prices
@@ -63,12 +62,17 @@ class AccountingService(accounting_pb2_grpc.AccountingServicer):
                     "its owner sets some by NBGPU_PRICES, such as `NBGPU_PRICES=H100=2.10,A10=0.75`",
                 )
         try:
-            await self._accounts.set_budget(POOL_OWNER, notebook_id, amount)
+            await self._accounts.set_budget(_caller(context), notebook_id, amount)
         except sqlite3.Error as error:
             raise DiskFullError(f"the budget cannot be kept: {error}") from error
         return accounting_pb2.SetBudgetResponse(
-            allowances=[_allowance_message(each) for each in self._accounts.allowances(POOL_OWNER, notebook_id)]
+            allowances=[_allowance_message(each) for each in self._accounts.allowances(_caller(context), notebook_id)]
         )
+
+
+def _caller(context: Context) -> str:
+    """Returns the user who asks; empty: the agent's owner, whose token is the only one."""
+    return ""
 
 
 def _usage_message(total: Total | CellUse) -> accounting_pb2.Usage:

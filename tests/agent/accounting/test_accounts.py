@@ -18,7 +18,6 @@ from nbgpu_agent.errors import LimitReachedError
 from nbgpu_agent.limits.spending import SpendingKeeper
 from nbgpu_agent.measuring import Measurement
 from nbgpu_agent.model import (
-    POOL_OWNER,
     Accelerator,
     Alternative,
     ClosingCause,
@@ -35,6 +34,7 @@ pytestmark = pytest.mark.asyncio
 
 GPUS = [Accelerator(f"h{index}", index, "H100", "H100", 80 * 10**9) for index in range(4)]
 CPU = Accelerator("cpu", 0, "CPU", "CPU", 0, shared=True)
+OWNER = ""
 NOON = 1_795_000_000.0
 DEADLINE_S = 60
 
@@ -115,7 +115,7 @@ async def test_what_is_held_costs_whether_it_computes_or_not(place: Place) -> No
     place.advance(2)
     place.read({"h0": 50.0, "h1": 100.0}, session)
     place.advance(98)
-    report = await place.accounts.report(POOL_OWNER, session.id, "n1")
+    report = await place.accounts.report(OWNER, session.id, "n1")
     assert report.session is not None
     assert report.session.accelerator_s == pytest.approx(200.0)
     assert report.session.busy_accelerator_s == pytest.approx(3.0)
@@ -128,7 +128,7 @@ async def test_the_end_of_a_session_counts_to_the_last_second_and_outlives_the_a
     place.now += 1.5  # nobody looked
     await place.registry.close(session.id, "done")
     await place.restart()
-    report = await place.accounts.report(POOL_OWNER, session.id)
+    report = await place.accounts.report(OWNER, session.id)
     assert report.session is not None
     assert report.session.accelerator_s == pytest.approx(1.5)
     assert report.month.cost == pytest.approx(0.0015)
@@ -147,7 +147,7 @@ async def test_a_kill_costs_a_minute_of_the_accounts_at_most(place: Place) -> No
 async def test_the_cpu_costs_nothing(place: Place) -> None:
     await place.open(0)
     place.advance(1000)
-    report = await place.accounts.report(POOL_OWNER)
+    report = await place.accounts.report(OWNER)
     assert (report.month.accelerator_s, report.month.cost) == (0.0, None)
     assert not (place.folder / LEDGER_FILE).exists()
 
@@ -161,7 +161,7 @@ async def test_a_cell_is_remembered_with_what_it_cost(place: Place) -> None:
             Execution("r", count, NOON + began, ended_unix_s=NOON + 10, succeeded=True, accelerators=tuple(GPUS[:2])),
         )
     place.advance(1)
-    report = await place.accounts.report(POOL_OWNER)
+    report = await place.accounts.report(OWNER)
     assert [(cell.execution_count, cell.cost) for cell in report.top_cells] == [
         (2, pytest.approx(0.016)),
         (1, pytest.approx(0.004)),
@@ -174,17 +174,17 @@ async def test_a_new_month_begins_at_nothing(place: Place) -> None:
     await place.open(1)
     place.advance(3600)
     place.advance(32 * 86_400)
-    report = await place.accounts.report(POOL_OWNER)
+    report = await place.accounts.report(OWNER)
     before = report.month.accelerator_s
     place.advance(32 * 86_400)
-    after = (await place.accounts.report(POOL_OWNER)).month.accelerator_s
+    after = (await place.accounts.report(OWNER)).month.accelerator_s
     assert after <= 32 * 86_400 + 1 < before + after
 
 
 async def test_a_budget_warns_at_80_percent_interrupts_at_100_and_closes_after_the_grace(place: Place) -> None:
     session = await place.open(2)  # 7.20 an hour
     other = await place.open(1, "n2")
-    await place.accounts.set_budget(POOL_OWNER, "n1", 2.0)
+    await place.accounts.set_budget(OWNER, "n1", 2.0)
     place.advance(700)
     assert session.told == []
     (deadline,) = place.accounts.deadlines(session.info())
@@ -209,16 +209,16 @@ async def test_a_budget_warns_at_80_percent_interrupts_at_100_and_closes_after_t
     assert other.closed_because is None
     with pytest.raises(LimitReachedError, match="is spent"):
         await place.open(1)
-    await place.accounts.set_budget(POOL_OWNER, "n1", 4.0)
+    await place.accounts.set_budget(OWNER, "n1", 4.0)
     await place.open(1)
 
 
 async def test_more_budget_within_the_grace_saves_the_session(place: Place) -> None:
     session = await place.open(1)
-    await place.accounts.set_budget(POOL_OWNER, "n1", 1.0)
+    await place.accounts.set_budget(OWNER, "n1", 1.0)
     place.advance(1000)
     assert "is spent" in session.told[-1]
-    await place.accounts.set_budget(POOL_OWNER, "n1", None)
+    await place.accounts.set_budget(OWNER, "n1", None)
     place.advance(1000)
     assert session.closed_because is None
     assert not place.registry.is_closing(session.id)
@@ -227,10 +227,10 @@ async def test_more_budget_within_the_grace_saves_the_session(place: Place) -> N
 async def test_budgets_and_what_was_spent_of_them_outlive_the_agent(place: Place) -> None:
     await place.open(1)
     place.advance(500)
-    await place.accounts.set_budget(POOL_OWNER, "n1", 1.0)
-    await place.accounts.set_budget(POOL_OWNER, "", 50.0)
+    await place.accounts.set_budget(OWNER, "n1", 1.0)
+    await place.accounts.set_budget(OWNER, "", 50.0)
     await place.restart()
-    notebook, own = place.accounts.allowances(POOL_OWNER, "n1")
+    notebook, own = place.accounts.allowances(OWNER, "n1")
     assert (notebook.key, notebook.amount, notebook.spent) == ("notebook", 1.0, pytest.approx(0.5))
     assert (own.key, own.amount, own.spent) == ("own", 50.0, pytest.approx(0.5))
 
@@ -254,6 +254,6 @@ async def test_a_full_disk_is_said_once_and_what_was_used_is_written_later(
         await until(lambda: place.accounts._writing is not None and place.accounts._writing.done())
     assert caplog.text.count("cannot be written to the ledger") == 1
     (place.folder / LEDGER_FILE).rmdir()
-    report = await place.accounts.report(POOL_OWNER, session.id)
+    report = await place.accounts.report(OWNER, session.id)
     assert report.session is not None
     assert report.session.accelerator_s == pytest.approx(183.0)
