@@ -17,6 +17,10 @@ def usage_report(report: accounting_pb2.UsageReport) -> str:
     if report.top_cells:
         most = "cost" if report.currency else "used"
         parts.append(f"the cells of this month that {most} the most\n{_cells_table(report)}")
+    if any(each.user for each in report.users):
+        rows = [(each.user or "yours", *_usage_cells(each.usage, report.currency)) for each in report.users]
+        header = ("USER, THIS MONTH", "GPU TIME", "BUSY", "COST" if report.currency else "")
+        parts.append(table(header, sorted(rows)))
     if report.allowances:
         parts.append("\n".join(allowance_in_words(each) for each in report.allowances))
     return "\n\n".join(parts)

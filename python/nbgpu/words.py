@@ -107,12 +107,13 @@ def closing_in_words(closing: pool_pb2.Closing, now_unix_s: float | None = None)
     left = f"closes in {span_in_words(max(closing.closes_unix_s - now, 1))}"
     if closing.cause == pool_pb2.Closing.IDLE:
         return f"{left}, unless it is used"
+    or_after = after.replace("closes", "or") if closing.cause == pool_pb2.Closing.LIFETIME else ""
     why = {
         pool_pb2.Closing.LIFETIME: "the longest that this pool keeps one open",
         pool_pb2.Closing.LEASE: "when its lease ends",
         pool_pb2.Closing.BUDGET: "when its budget is spent",
     }.get(closing.cause, "")
-    return ", ".join(filter(None, (left, why, after if closing.cause == pool_pb2.Closing.LIFETIME else "")))
+    return ", ".join(filter(None, (left, why, or_after)))
 
 
 def update_in_words(update: pool_pb2.SessionUpdate) -> str:

@@ -7,7 +7,7 @@ import logging
 import sqlite3
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from nbgpu_agent.accounting.allowances import Allowance, Grants, day_began, month_began
@@ -28,6 +28,20 @@ ROW_INTERVAL_S = 60.0
 _MEASURED_WITHIN_S = 5.0
 _MAX_UNWRITTEN = 10_000
 HOURS_UNIT = "GPU-hours"
+
+
+@dataclass
+class _Open:
+    """What some sessions used since their last rows, and what they use now."""
+
+    total: Total = field(default_factory=Total)
+    cost_per_hour: float = 0.0
+    held: int = 0
+
+    def add(self, meter: Meter, use: Use | None) -> None:
+        self.total = self.total.plus(use) if use is not None else self.total
+        self.cost_per_hour += meter.cost_per_hour
+        self.held += meter.accelerator_count
 
 
 @dataclass(frozen=True)
@@ -73,6 +87,7 @@ class Accounts(SessionObserver):
         self._month_began_unix_s = month_began(registry.now())
         self._month: dict[str, Total] = {}
         self._notebooks: dict[tuple[str, str], Total] = {}
+        self._open: dict[tuple[str, str | None], _Open] = {}
         self._writing: asyncio.Future[None] | None = None
         self._is_failing = False
         registry.observers.append(self)
@@ -110,6 +125,7 @@ class Accounts(SessionObserver):
         meter.note(info)
         self._count(meter.take_use(self._registry.now()))
         self._meters.pop(info.id, None)
+        self._sum_open()
 
     def note_execution(self, session_id: str, execution: Execution) -> None:
         """Notes a cell that has ended."""
@@ -139,35 +155,42 @@ class Accounts(SessionObserver):
         self._take_cells(wait=True)
         if now - self._rows_unix_s >= ROW_INTERVAL_S:
             self._take_rows()
+        self._sum_open()
         if self._unwritten:
             self._write()
 
     # What it knows
 
+    @property
+    def bounds_spending(self) -> bool:
+        """Whether anybody's money or hours are bounded."""
+        return bool(self._budgets) or self.grants.bound_spending
+
     def allowances(self, owner: str, notebook_id: str = "") -> list[Allowance]:
-        """Returns what bounds a user, and one of their notebooks."""
-        now = self._registry.now()
-        mine = [meter for meter in self._meters.values() if meter.owner == owner]
-        here = [meter for meter in mine if notebook_id and meter.notebook_id == notebook_id]
-        month = self._with_open(self._month.get(owner, Total()), mine, now)
+        """Returns what bounds a user, and one of their notebooks, by what they used until the last look."""
+        if not self.bounds_spending:
+            return []
         limits = self.grants.limits_of(owner)
+        mine = self._open.get((owner, None), _Open())
+        here = self._open.get((owner, notebook_id), _Open())
+        month = self._month.get(owner, Total()).plus(mine.total)
         currency = self.prices.currency
         found = []
         if (amount := self._budgets.get((owner, notebook_id))) is not None and notebook_id:
-            total = self._with_open(self._notebooks.get((owner, notebook_id), Total()), here, now)
+            total = self._notebooks.get((owner, notebook_id), Total()).plus(here.total)
             of = "the budget of this notebook"
-            found.append(Allowance("notebook", of, amount, total.cost or 0.0, _rate(here), currency, notebook_id))
+            rate = here.cost_per_hour
+            found.append(Allowance("notebook", of, amount, total.cost or 0.0, rate, currency, notebook_id))
         if (amount := self._budgets.get((owner, ""))) is not None:
             of = "your budget of this month"
-            found.append(Allowance("own", of, amount, month.cost or 0.0, _rate(mine), currency))
+            found.append(Allowance("own", of, amount, month.cost or 0.0, mine.cost_per_hour, currency))
         if limits.budget is not None:
             of = "the budget of this month that the pool's owner grants"
-            found.append(Allowance("granted", of, limits.budget, month.cost or 0.0, _rate(mine), currency))
+            found.append(Allowance("granted", of, limits.budget, month.cost or 0.0, mine.cost_per_hour, currency))
         if limits.accelerator_hours is not None:
             of = "the share of this month that the pool's owner grants"
-            held = sum(meter.accelerator_count for meter in mine)
             hours = month.accelerator_s / 3600
-            found.append(Allowance("hours", of, limits.accelerator_hours, hours, float(held), HOURS_UNIT))
+            found.append(Allowance("hours", of, limits.accelerator_hours, hours, float(mine.held), HOURS_UNIT))
         return found
 
     def deadlines(self, info: SessionInfo) -> list[Deadline]:
@@ -192,6 +215,7 @@ class Accounts(SessionObserver):
         if notebook_id and (owner, notebook_id) not in self._notebooks:
             await self._load_notebook(owner, notebook_id)
         self._budgets[owner, notebook_id] = amount
+        self._sum_open()
 
     async def report(self, owner: str, session_id: str = "", notebook_id: str = "", *, limit: int = 5) -> Report:
         """Returns what a user's sessions used and spent, what they hold now included.
@@ -201,6 +225,7 @@ class Accounts(SessionObserver):
         """
         self.look()
         self._take_rows()
+        self._sum_open()
         if self._unwritten:
             self._write()
         await self._written()
@@ -259,11 +284,16 @@ class Accounts(SessionObserver):
         if key in self._notebooks:
             self._notebooks[key] = self._notebooks[key].plus(use)
 
-    def _with_open(self, total: Total, meters: Sequence[Meter], now_unix_s: float) -> Total:
-        for meter in meters:
-            if (use := meter.open_use(now_unix_s)) is not None:
-                total = total.plus(use)
-        return total
+    def _sum_open(self) -> None:
+        """Sums what is in no row yet, by owner, and by owner and notebook."""
+        if not self.bounds_spending:
+            return  # nobody asks for it
+        now = self._registry.now()
+        self._open = {}
+        for meter in self._meters.values():
+            use = meter.open_use(now)
+            for key in ((meter.owner, None), (meter.owner, meter.notebook_id)):
+                self._open.setdefault(key, _Open()).add(meter, use)
 
     async def _load_notebook(self, owner: str, notebook_id: str) -> None:
         await self._written()
@@ -298,7 +328,3 @@ class Accounts(SessionObserver):
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
-
-
-def _rate(meters: Sequence[Meter]) -> float:
-    return sum(meter.cost_per_hour for meter in meters)

@@ -43,6 +43,12 @@ class Grants:
     of_user: Mapping[str, UserLimits] = field(default_factory=lambda: MappingProxyType({}))
     """Of some, in the place of the others'."""
 
+    @property
+    def bound_spending(self) -> bool:
+        """Whether somebody's money or hours are bounded."""
+        every = (self.of_all, *self.of_user.values())
+        return any(each.budget is not None or each.accelerator_hours is not None for each in every)
+
     def limits_of(self, user: str) -> UserLimits:
         return self.of_user.get(user or OWNER_NAME, self.of_all)
 

@@ -82,7 +82,7 @@ class Total:
     cost: float | None = None
     """Of what had a price."""
 
-    def plus(self, use: Use) -> Total:
+    def plus(self, use: Use | Total) -> Total:
         summed = None if self.cost is None and use.cost is None else (self.cost or 0.0) + (use.cost or 0.0)
         busy_s = self.busy_accelerator_s + (use.busy_accelerator_s or 0.0)
         return Total(self.accelerator_s + use.accelerator_s, busy_s, summed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from nbgpu_agent.errors import InvalidRequestError
@@ -11,6 +11,8 @@ from nbgpu_protocol.spans import span_in_words
 
 COMPUTING_PERCENT = 5.0
 """An accelerator that is busier than this computes: a desktop's or a display server's share stays below."""
+_SIMULATED_CORES = 0.5
+"""A simulated one computes if so many of the node's cores do: its load is that of processes."""
 _IDLE_WARNING_S = 600.0
 _LIFETIME_WARNING_S = 86_400.0
 """So long before the end of the longest life: enough to write a checkpoint in, whenever the person sleeps."""
@@ -85,13 +87,18 @@ class Deadline:
     warn_unix_s: float
 
 
-def is_computing(samples: Iterable[Sample], accelerator_ids: Collection[str]) -> bool:
-    """Says whether one of these computes, by a reading. What is unknown, as with MIG slices, does not."""
-    return any(
-        each.accelerator_id in accelerator_ids
-        and each.utilisation_percent is not None
-        and each.utilisation_percent > COMPUTING_PERCENT
+def computing(samples: Iterable[Sample], cpu_count: int) -> frozenset[str]:
+    """Returns the accelerators that compute, by a reading. What is unknown, as with MIG slices, does not.
+
+    Args:
+        cpu_count: Of the node.
+    """
+    simulated_percent = min(COMPUTING_PERCENT, 100 * _SIMULATED_CORES / cpu_count)
+    return frozenset(
+        each.accelerator_id
         for each in samples
+        if each.utilisation_percent is not None
+        and each.utilisation_percent > (simulated_percent if each.simulated else COMPUTING_PERCENT)
     )
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from nbgpu_agent.limits.closing import Activity, Deadline, Terms, foresee, is_computing, reason_in_words
+from nbgpu_agent.limits.closing import Activity, Deadline, Terms, computing, foresee, reason_in_words
 from nbgpu_agent.model import Closing, ClosingCause, Phase, Sample, SessionInfo
 from nbgpu_agent.observing import SessionObserver
 from nbgpu_agent.registry import SessionRegistry
@@ -48,6 +49,7 @@ class SessionKeeper(SessionObserver):
         self._registry = registry
         self._deadlines = deadlines
         self._now = now or registry.now
+        self._cpu_count = os.cpu_count() or 1
         self._kept: dict[str, _Kept] = {}
         registry.observers.append(self)
 
@@ -56,10 +58,11 @@ class SessionKeeper(SessionObserver):
 
     def note_reading(self, samples: Sequence[Sample]) -> None:
         """Notes which sessions compute. To be called after every reading of the accelerators."""
+        busy = computing(samples, self._cpu_count)
         for session in self._registry.sessions():
             lease = session.lease
-            kept = self._of(session.info())
-            kept.computing = lease is not None and is_computing(samples, {each.id for each in lease.accelerators})
+            kept = self._kept.get(session.id) or self._of(session.info())
+            kept.computing = lease is not None and any(each.id in busy for each in lease.accelerators)
             if kept.computing:
                 kept.computed_unix_s = self._now()
 

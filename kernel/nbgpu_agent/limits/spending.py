@@ -60,6 +60,9 @@ class SpendingKeeper:
 
     def look(self) -> None:
         """Warns, interrupts and closes what is due; to be called about once a second, after `Accounts.look`."""
+        if not self._accounts.bounds_spending:
+            self._told.clear()
+            return
         open_ids = set()
         for session in self._registry.sessions():
             info = session.info()

@@ -37,6 +37,7 @@ class AccountingService(accounting_pb2_grpc.AccountingServicer):
         except sqlite3.Error as error:
             raise DiskFullError(f"the ledger of what was used cannot be read: {error}") from error
         prices = self._accounts.prices
+        users = report.month_by_owner if _caller(context) == "" else {}
         return accounting_pb2.UsageReport(
             session=_usage_message(report.session) if report.session is not None else None,
             notebook=_usage_message(report.notebook) if report.notebook is not None else None,
@@ -45,6 +46,7 @@ class AccountingService(accounting_pb2_grpc.AccountingServicer):
             top_cells=[_cell_message(each) for each in report.top_cells],
             allowances=[_allowance_message(each) for each in report.allowances],
             currency=prices.currency if prices.per_hour or report.month.cost is not None else "",
+            users=[accounting_pb2.UserUsage(user=user, usage=_usage_message(used)) for user, used in users.items()],
         )
 
     @translated

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"nbgpu_protocol/v1/accounting.proto\x12\x08nbgpu.v1\"7\n\x0cUsageRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x13\n\x0bnotebook_id\x18\x02 \x01(\t\"\x84\x01\n\x05Usage\x12\x1b\n\x13\x61\x63\x63\x65lerator_seconds\x18\x01 \x01(\x01\x12%\n\x18\x62usy_accelerator_seconds\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x11\n\x04\x63ost\x18\x03 \x01(\x01H\x01\x88\x01\x01\x42\x1b\n\x19_busy_accelerator_secondsB\x07\n\x05_cost\"\xd7\x01\n\tCellUsage\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x15\n\rnotebook_name\x18\x02 \x01(\t\x12\x17\n\x0f\x65xecution_count\x18\x03 \x01(\r\x12\x14\n\x0c\x61\x63\x63\x65lerators\x18\x04 \x01(\t\x12\x14\n\x0c\x62\x65gan_unix_s\x18\x05 \x01(\x01\x12\x14\n\x0c\x65nded_unix_s\x18\x06 \x01(\x01\x12\x1e\n\x05usage\x18\x07 \x01(\x0b\x32\x0f.nbgpu.v1.Usage\x12\x16\n\tsucceeded\x18\x08 \x01(\x08H\x00\x88\x01\x01\x42\x0c\n\n_succeeded\"V\n\tAllowance\x12\n\n\x02of\x18\x01 \x01(\t\x12\x0e\n\x06\x61mount\x18\x02 \x01(\x01\x12\r\n\x05spent\x18\x03 \x01(\x01\x12\x0c\n\x04unit\x18\x04 \x01(\t\x12\x10\n\x08per_hour\x18\x05 \x01(\x01\"\xf5\x01\n\x0bUsageReport\x12 \n\x07session\x18\x01 \x01(\x0b\x32\x0f.nbgpu.v1.Usage\x12!\n\x08notebook\x18\x02 \x01(\x0b\x32\x0f.nbgpu.v1.Usage\x12\x1e\n\x05today\x18\x03 \x01(\x0b\x32\x0f.nbgpu.v1.Usage\x12\x1e\n\x05month\x18\x04 \x01(\x0b\x32\x0f.nbgpu.v1.Usage\x12&\n\ttop_cells\x18\x05 \x03(\x0b\x32\x13.nbgpu.v1.CellUsage\x12\'\n\nallowances\x18\x06 \x03(\x0b\x32\x13.nbgpu.v1.Allowance\x12\x10\n\x08\x63urrency\x18\x07 \x01(\t\"G\n\x10SetBudgetRequest\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\x12\x13\n\x06\x61mount\x18\x02 \x01(\x01H\x00\x88\x01\x01\x42\t\n\x07_amount\"<\n\x11SetBudgetResponse\x12\'\n\nallowances\x18\x01 \x03(\x0b\x32\x13.nbgpu.v1.Allowance2\x90\x01\n\nAccounting\x12<\n\x0bReportUsage\x12\x16.nbgpu.v1.UsageRequest\x1a\x15.nbgpu.v1.UsageReport\x12\x44\n\tSetBudget\x12\x1a.nbgpu.v1.SetBudgetRequest\x1a\x1b.nbgpu.v1.SetBudgetResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"nbgpu_protocol/v1/accounting.proto\x12\x08nbgpu.v1\"7\n\x0cUsageRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x13\n\x0bnotebook_id\x18\x02 \x01(\t\"\x84\x01\n\x05Usage\x12\x1b\n\x13\x61\x63\x63\x65lerator_seconds\x18\x01 \x01(\x01\x12%\n\x18\x62usy_accelerator_seconds\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x11\n\x04\x63ost\x18\x03 \x01(\x01H\x01\x88\x01\x01\x42\x1b\n\x19_busy_accelerator_secondsB\x07\n\x05_cost\"\xd7\x01\n\tCellUsage\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x15\n\rnotebook_name\x18\x02 \x01(\t\x12\x17\n\x0f\x65xecution_count\x18\x03 \x01(\r\x12\x14\n\x0c\x61\x63\x63\x65lerators\x18\x04 \x01(\t\x12\x14\n\x0c\x62\x65gan_unix_s\x18\x05 \x01(\x01\x12\x14\n\x0c\x65nded_unix_s\x18\x06 \x01(\x01\x12\x1e\n\x05usage\x18\x07 \x01(\x0b\x32\x0f.nbgpu.v1.Usage\x12\x16\n\tsucceeded\x18\x08 \x01(\x08H\x00\x88\x01\x01\x42\x0c\n\n_succeeded\"V\n\tAllowance\x12\n\n\x02of\x18\x01 \x01(\t\x12\x0e\n\x06\x61mount\x18\x02 \x01(\x01\x12\r\n\x05spent\x18\x03 \x01(\x01\x12\x0c\n\x04unit\x18\x04 \x01(\t\x12\x10\n\x08per_hour\x18\x05 \x01(\x01\"\x99\x02\n\x0bUsageReport\x12 \n\x07session\x18\x01 \x01(\x0b\x32\x0f.nbgpu.v1.Usage\x12!\n\x08notebook\x18\x02 \x01(\x0b\x32\x0f.nbgpu.v1.Usage\x12\x1e\n\x05today\x18\x03 \x01(\x0b\x32\x0f.nbgpu.v1.Usage\x12\x1e\n\x05month\x18\x04 \x01(\x0b\x32\x0f.nbgpu.v1.Usage\x12&\n\ttop_cells\x18\x05 \x03(\x0b\x32\x13.nbgpu.v1.CellUsage\x12\'\n\nallowances\x18\x06 \x03(\x0b\x32\x13.nbgpu.v1.Allowance\x12\x10\n\x08\x63urrency\x18\x07 \x01(\t\x12\"\n\x05users\x18\x08 \x03(\x0b\x32\x13.nbgpu.v1.UserUsage\"9\n\tUserUsage\x12\x0c\n\x04user\x18\x01 \x01(\t\x12\x1e\n\x05usage\x18\x02 \x01(\x0b\x32\x0f.nbgpu.v1.Usage\"G\n\x10SetBudgetRequest\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\x12\x13\n\x06\x61mount\x18\x02 \x01(\x01H\x00\x88\x01\x01\x42\t\n\x07_amount\"<\n\x11SetBudgetResponse\x12\'\n\nallowances\x18\x01 \x03(\x0b\x32\x13.nbgpu.v1.Allowance2\x90\x01\n\nAccounting\x12<\n\x0bReportUsage\x12\x16.nbgpu.v1.UsageRequest\x1a\x15.nbgpu.v1.UsageReport\x12\x44\n\tSetBudget\x12\x1a.nbgpu.v1.SetBudgetRequest\x1a\x1b.nbgpu.v1.SetBudgetResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,11 +40,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ALLOWANCE']._serialized_start=458
   _globals['_ALLOWANCE']._serialized_end=544
   _globals['_USAGEREPORT']._serialized_start=547
-  _globals['_USAGEREPORT']._serialized_end=792
-  _globals['_SETBUDGETREQUEST']._serialized_start=794
-  _globals['_SETBUDGETREQUEST']._serialized_end=865
-  _globals['_SETBUDGETRESPONSE']._serialized_start=867
-  _globals['_SETBUDGETRESPONSE']._serialized_end=927
-  _globals['_ACCOUNTING']._serialized_start=930
-  _globals['_ACCOUNTING']._serialized_end=1074
+  _globals['_USAGEREPORT']._serialized_end=828
+  _globals['_USERUSAGE']._serialized_start=830
+  _globals['_USERUSAGE']._serialized_end=887
+  _globals['_SETBUDGETREQUEST']._serialized_start=889
+  _globals['_SETBUDGETREQUEST']._serialized_end=960
+  _globals['_SETBUDGETRESPONSE']._serialized_start=962
+  _globals['_SETBUDGETRESPONSE']._serialized_end=1022
+  _globals['_ACCOUNTING']._serialized_start=1025
+  _globals['_ACCOUNTING']._serialized_end=1169
 # @@protoc_insertion_point(module_scope)

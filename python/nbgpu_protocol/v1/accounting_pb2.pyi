@@ -59,7 +59,7 @@ class Allowance(_message.Message):
     def __init__(self, of: _Optional[str] = ..., amount: _Optional[float] = ..., spent: _Optional[float] = ..., unit: _Optional[str] = ..., per_hour: _Optional[float] = ...) -> None: ...
 
 class UsageReport(_message.Message):
-    __slots__ = ("session", "notebook", "today", "month", "top_cells", "allowances", "currency")
+    __slots__ = ("session", "notebook", "today", "month", "top_cells", "allowances", "currency", "users")
     SESSION_FIELD_NUMBER: _ClassVar[int]
     NOTEBOOK_FIELD_NUMBER: _ClassVar[int]
     TODAY_FIELD_NUMBER: _ClassVar[int]
@@ -67,6 +67,7 @@ class UsageReport(_message.Message):
     TOP_CELLS_FIELD_NUMBER: _ClassVar[int]
     ALLOWANCES_FIELD_NUMBER: _ClassVar[int]
     CURRENCY_FIELD_NUMBER: _ClassVar[int]
+    USERS_FIELD_NUMBER: _ClassVar[int]
     session: Usage
     notebook: Usage
     today: Usage
@@ -74,7 +75,16 @@ class UsageReport(_message.Message):
     top_cells: _containers.RepeatedCompositeFieldContainer[CellUsage]
     allowances: _containers.RepeatedCompositeFieldContainer[Allowance]
     currency: str
-    def __init__(self, session: _Optional[_Union[Usage, _Mapping]] = ..., notebook: _Optional[_Union[Usage, _Mapping]] = ..., today: _Optional[_Union[Usage, _Mapping]] = ..., month: _Optional[_Union[Usage, _Mapping]] = ..., top_cells: _Optional[_Iterable[_Union[CellUsage, _Mapping]]] = ..., allowances: _Optional[_Iterable[_Union[Allowance, _Mapping]]] = ..., currency: _Optional[str] = ...) -> None: ...
+    users: _containers.RepeatedCompositeFieldContainer[UserUsage]
+    def __init__(self, session: _Optional[_Union[Usage, _Mapping]] = ..., notebook: _Optional[_Union[Usage, _Mapping]] = ..., today: _Optional[_Union[Usage, _Mapping]] = ..., month: _Optional[_Union[Usage, _Mapping]] = ..., top_cells: _Optional[_Iterable[_Union[CellUsage, _Mapping]]] = ..., allowances: _Optional[_Iterable[_Union[Allowance, _Mapping]]] = ..., currency: _Optional[str] = ..., users: _Optional[_Iterable[_Union[UserUsage, _Mapping]]] = ...) -> None: ...
+
+class UserUsage(_message.Message):
+    __slots__ = ("user", "usage")
+    USER_FIELD_NUMBER: _ClassVar[int]
+    USAGE_FIELD_NUMBER: _ClassVar[int]
+    user: str
+    usage: Usage
+    def __init__(self, user: _Optional[str] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ...) -> None: ...
 
 class SetBudgetRequest(_message.Message):
     __slots__ = ("notebook_id", "amount")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from nbgpu_agent.errors import InvalidRequestError
-from nbgpu_agent.limits.closing import Activity, Deadline, Terms, foresee, is_computing, reason_in_words
+from nbgpu_agent.limits.closing import Activity, Deadline, Terms, computing, foresee, reason_in_words
 from nbgpu_agent.model import Closing, ClosingCause, Sample
 
 HOUR_S = 3600.0
@@ -80,10 +82,15 @@ def test_but_not_for_more_than_the_owner_allows(wish_s: float, asked: str) -> No
         Terms(idle_close_s=HOUR_S, max_idle_close_s=2 * HOUR_S).idle_close_of(wish_s)
 
 
-def test_what_computes_is_one_of_its_own_and_known_to() -> None:
+def test_what_computes_is_busier_than_a_desktop_and_known_to() -> None:
     reading = [sample("mine", 4.0), sample("other", 90.0), sample("slice", None)]
-    assert not is_computing(reading, {"mine", "slice"})
-    assert is_computing([*reading, sample("mine-too", 6.0)], {"mine", "mine-too"})
+    assert computing([*reading, sample("mine-too", 6.0)], 64) == {"other", "mine-too"}
+
+
+def test_a_simulated_accelerator_computes_if_half_a_core_does() -> None:
+    simulated = replace(sample("mine", 1.0), simulated=True)
+    assert computing([simulated], 64) == {"mine"}
+    assert computing([simulated], 32) == computing([simulated], 2) == set()
 
 
 def test_why_it_was_closed_is_said_with_the_values() -> None:
