@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import psutil
 
+from nbgpu_agent.cell_timeouts import CellTimeouts, timeout_of
 from nbgpu_agent.channels import Channel, message_parts
 from nbgpu_agent.errors import KernelDiedError, KernelFailedError
 from nbgpu_agent.journal import (
@@ -44,6 +45,7 @@ from nbgpu_agent.model import (
 
 if TYPE_CHECKING:
     from nbgpu_agent.measuring import Measurement
+    from nbgpu_agent.stacks import Stacks
 
 Measure: TypeAlias = "Callable[[Collection[str], float, float], Measurement | None]"
 """Says what accelerators did from one time to another; None while there is no reading from after that."""
@@ -67,6 +69,8 @@ class _Request:
     header: dict[str, Any]
     parts: Sequence[Any]
     execution_count: int | None
+    timeout_s: float | None = None
+    """For how long it may run, from when it has begun; None: for ever."""
     sent: bool = False
     begun: bool = False
     counts: bool = False
@@ -77,11 +81,18 @@ class _Request:
     reply: list[bytes] | None = None
     """That came before the last of the output."""
     started_unix_s: float = 0.0
+    kernel_ended: bool = False
+    """Under it."""
     changed: list[asyncio.Future[None]] = field(default_factory=list)
 
     @property
     def over(self) -> bool:
-        return self.replied and self.idle
+        return self.kernel_ended or (self.replied and self.idle)
+
+    async def changed_within(self, timeout_s: float) -> None:
+        waiter = asyncio.get_running_loop().create_future()
+        self.changed.append(waiter)
+        await asyncio.wait({waiter}, timeout=timeout_s)
 
     def wake(self) -> None:
         for waiter in self.changed:
@@ -155,6 +166,7 @@ class Session:
         self._waiting: collections.deque[_Request] = collections.deque()
         self._current: _Request | None = None
         self._before_start: list[tuple[Channel, Sequence[Any], str]] = []
+        self._timeouts = CellTimeouts(self.stacks, self.journal.append, self._interrupt_current, self._end_current)
 
     # -- Its life ---------------------------------------------------------------------------------------------------
 
@@ -406,7 +418,8 @@ class Session:
         if channel is Channel.SHELL:
             header = json.loads(bytes(parts[0]))
             if header.get("msg_type") == "execute_request" and not header.get("subshell_id"):
-                request = _Request(request_id, header.get("msg_id", ""), header, parts, _execution_count(parts[2]))
+                count, timeout_s = _execution_count(parts[2]), timeout_of(parts[2])
+                request = _Request(request_id, header.get("msg_id", ""), header, parts, count, timeout_s)
                 if self._current is None:
                     self._execute(kernel, request)
                 else:
@@ -483,6 +496,8 @@ class Session:
             request.begun = True
             request.started_unix_s = self._now()
             request.wake()
+            if request.timeout_s is not None:
+                self._timeouts.bound(request, request.timeout_s)
         self._on_change()
 
     def _on_over(self, request: _Request) -> None:
@@ -519,8 +534,7 @@ class Session:
         if kernel is None or current is None or (request_id and current.request_id != request_id):
             return False
         if escalate:
-            kernel.ending_asked_for = True
-            await self._retire(kernel)
+            await self._end_current()
             return True
         while not current.begun:
             if current.over or self._current is not current:
@@ -530,14 +544,26 @@ class Session:
             await waiter
         if current.over or self._current is not current:
             return False
+        self._interrupt_current()
+        return True
+
+    def _interrupt_current(self) -> None:
+        kernel, current = self._kernel, self._current
+        if kernel is None or current is None:
+            return
         kernel.interrupt()
         nudging = asyncio.ensure_future(self._nudge(kernel, current))
         self._nudges.add(nudging)
         nudging.add_done_callback(self._nudges.discard)
-        return True
 
-    async def stacks(self) -> str:
-        """Returns the Python stacks of the kernel's threads.
+    async def _end_current(self) -> None:
+        kernel = self._kernel
+        if kernel is not None:
+            kernel.ending_asked_for = True
+            await self._retire(kernel)
+
+    async def stacks(self) -> Stacks:
+        """Returns the Python stacks of the kernel's threads, and of its ranks.
 
         Raises:
             KernelDiedError: There is no kernel, or it does not answer.
@@ -670,6 +696,7 @@ class Session:
         if current is not None:
             self._last_active_unix_s = self._now()
             self._note_ended(current)
+            current.kernel_ended = True
             current.wake()
         if not self._closing:
             self._refuse_waiting()
