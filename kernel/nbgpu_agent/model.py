@@ -6,6 +6,8 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from nbgpu_agent.notebook_facts import NotebookFacts
+
 
 @dataclass(frozen=True)
 class Accelerator:
@@ -270,6 +272,8 @@ class SessionInfo:
     attached_unix_s: float = 0.0
     """When its notebook began to use it; 0: it is no notebook's."""
     closing: Closing = Closing()
+    notebook: NotebookFacts | None = None
+    """What its notebook says; None: nothing."""
 
 
 @dataclass(frozen=True)

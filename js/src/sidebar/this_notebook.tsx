@@ -10,7 +10,6 @@ import { asSentence } from '../words/sentences';
 import {
   canKeep,
   describeClosing,
-  describeEnvironment,
   describeRequest,
   describeSession,
   describeUsage,
@@ -18,6 +17,7 @@ import {
   type IDescription
 } from '../words/sessions';
 import { Dot, Empty, Facts, Hint, Problem, Section, SimulatedMark, TextButton } from './elements';
+import { notebookFactRows } from './notebook_facts';
 
 /** The notebook in front and its session, found by the notebook's kernel id. */
 export function ThisNotebookSection(props: {
@@ -134,9 +134,8 @@ function NotebookSession(props: {
   const { session, pool } = found;
   const accelerators = describeAccelerators(session.accelerators);
   const closing = describeClosing(session, now_s);
-  const environment = describeEnvironment(session);
   const rows = [
-    ...(environment === null ? [] : [{ name: 'Environment', value: environment }]),
+    ...notebookFactRows(session, actions),
     { name: 'Used so far', value: describeUsage(session, since_s) },
     ...(closing === null ? [] : [{ name: 'Closes', value: closing }])
   ];

@@ -27,6 +27,7 @@ from nbgpu_agent.model import (
     Xid,
 )
 from nbgpu_agent.prices import PriceList
+from nbgpu_agent.service.notebook_facts import notebook_facts_message
 from nbgpu_protocol.accelerator_types import CPU, canonical_type
 from nbgpu_protocol.v1 import pool_pb2
 
@@ -197,6 +198,7 @@ def session_info_message(info: SessionInfo, node: Node, prices: PriceList) -> po
         attached_unix_s=info.attached_unix_s,
         closing=closing_message(info.closing),
         owner=info.request.owner,
+        notebook=notebook_facts_message(info.notebook) if info.notebook is not None else None,
     )
 
 
