@@ -38,8 +38,12 @@ from nbgpu_agent.service.server import bind, make_server
 from nbgpu_agent.service_manager import tell_service_manager
 
 if TYPE_CHECKING:
+    import grpc
+
     from nbgpu_agent.blobs import BlobStore
     from nbgpu_agent.environments.session_environments import SessionEnvironments
+    from nbgpu_agent.identity.certificates import Identity
+    from nbgpu_agent.identity.users import UserStore
     from nbgpu_agent.kernels import KernelLauncher
     from nbgpu_agent.service.exporter import Exporter
 
@@ -61,7 +65,8 @@ class AgentSettings:
 
     embedded: bool
     address: ListenAddress
-    token: str
+    token: str | None
+    """The owner's; None: there are users only."""
     idle_shutdown_s: float
     """Ends after so long without a session, a request or a watcher; 0: never."""
     allow_client_python: bool
@@ -85,6 +90,9 @@ class AgentSettings:
     """Whether who did what is recorded."""
     base_environment: Path | None = None
     """A virtual environment that the node's owner provides."""
+    identity: Identity | None = None
+    """Certificates, and the users beside them, of an agent that listens with TLS."""
+    require_client_certificate: bool = False
 
 
 async def serve(
@@ -128,9 +136,9 @@ async def _serve_accelerators(
     ending: Ending,
     on_serving: Callable[[str], None],
 ) -> None:
-    from nbgpu_agent.blobs import BlobStore
     from nbgpu_agent.kernels import KernelLauncher
     from nbgpu_agent.sessions import Session
+    from nbgpu_agent.user_blobs import UserBlobs
 
     launcher = KernelLauncher(
         folders.kernels,
@@ -140,7 +148,7 @@ async def _serve_accelerators(
         blobs_folder=folders.blobs,
     )
 
-    blobs = BlobStore(folders.blobs)
+    blobs = UserBlobs(folders.blobs)
     environments = _make_environments(settings, folders, blobs, inventory) if settings.build_environments else None
     if environments is not None:
         await environments.materialiser.check_base()
@@ -187,10 +195,17 @@ async def _serve_accelerators(
         environments=environments is not None,
         prices=settings.prices,
     )
+    users, credentials = _identity(settings)
     server = make_server(
-        settings.token, PoolService(identity, registry, sampler, ending.ask, keeper), registry, blobs, accounts
+        settings.token,
+        PoolService(identity, registry, sampler, ending.ask, keeper),
+        registry,
+        blobs,
+        users=users,
+        accounts=accounts,
+        certificates=settings.require_client_certificate,
     )
-    target = bind(server, settings.address)
+    target = bind(server, settings.address, credentials)
     exporter = None
     if settings.metrics_port is not None:
         exporter = _make_exporter(settings.metrics_port, node, inventory, registry, sampler)
@@ -224,6 +239,24 @@ async def _serve_accelerators(
             await _within_bounds("metrics", asyncio.to_thread(exporter.close))
         await _within_bounds("sampling", sampler.close())
         await _within_bounds("serving", server.stop(STOP_GRACE_S), STOP_GRACE_S + _TIMEOUT_S)
+        if users is not None:
+            users.close()
+
+
+def _identity(settings: AgentSettings) -> tuple[UserStore | None, grpc.ServerCredentials | None]:
+    """Returns the users and the certificates of an agent that listens with TLS.
+
+    Raises:
+        InvalidRequestError: They cannot be read, or others can.
+    """
+    if settings.identity is None:
+        return None, None
+    from nbgpu_agent.identity.users import UserStore
+    from nbgpu_agent.service.credentials import server_credentials
+
+    required = settings.require_client_certificate
+    credentials = server_credentials(settings.identity, require_client_certificate=required)
+    return UserStore(settings.identity.users_file), credentials
 
 
 def _make_exporter(

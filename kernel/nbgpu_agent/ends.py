@@ -15,6 +15,8 @@ _KEPT = 1000
 
 @dataclass(frozen=True)
 class SessionEnd:
+    owner: str
+    """The user whose session it was."""
     notebook_id: str
     spec_text: str
     reason: str
@@ -41,10 +43,10 @@ class RecentEnds:
             tell: It was not its user's doing: the notebook is told when it opens the next.
         """
         spec_text = info.request.spec.text if info.request.spec else ""
-        end = SessionEnd(info.request.notebook_id, spec_text, reason, now_unix_s)
+        end = SessionEnd(info.request.owner, info.request.notebook_id, spec_text, reason, now_unix_s)
         _put(self._by_session, info.id, end)
         if tell and end.notebook_id:
-            _put(self._to_tell, (info.request.owner, end.notebook_id), end)
+            _put(self._to_tell, (end.owner, end.notebook_id), end)
 
     def of_session(self, session_id: str) -> SessionEnd | None:
         return self._by_session.get(session_id)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from nbgpu_agent.errors import AgentError, InvalidRequestError
 from nbgpu_agent.listening import MAX_SOCKET_PATH_BYTES
+from nbgpu_agent.user_blobs import USERS_FOLDER
 from nbgpu_protocol import blobs
 from nbgpu_protocol.discovery import AGENT_FILE, RUN_LOCK_FILE, read_record
 
@@ -82,7 +83,7 @@ class AgentFolders:
             temporary.unlink(missing_ok=True)
         (self.root / SOCKET_FILE).unlink(missing_ok=True)
         _remove_socket_folder(self.root / SOCKET_FOLDER_FILE)
-        for folder in (self.kernels, self.blobs):
+        for folder in (self.kernels, self.blobs, self.root / USERS_FOLDER):
             shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -13,6 +13,7 @@ from nbgpu_agent.accounting.accounts import Accounts
 from nbgpu_agent.accounting.allowances import Allowance
 from nbgpu_agent.accounting.ledger import CellUse, Total
 from nbgpu_agent.errors import DiskFullError, InvalidRequestError
+from nbgpu_agent.identity.caller import current_caller
 from nbgpu_agent.service.conversions import checked_text
 from nbgpu_agent.service.translated_errors import translated
 from nbgpu_protocol.v1 import accounting_pb2, accounting_pb2_grpc
@@ -33,11 +34,11 @@ class AccountingService(accounting_pb2_grpc.AccountingServicer):
         session_id = checked_text("session_id", request.session_id)
         notebook_id = checked_text("notebook_id", request.notebook_id)
         try:
-            report = await self._accounts.report(_caller(context), session_id, notebook_id)
+            report = await self._accounts.report(current_caller().user, session_id, notebook_id)
         except sqlite3.Error as error:
             raise DiskFullError(f"the ledger of what was used cannot be read: {error}") from error
         prices = self._accounts.prices
-        users = report.month_by_owner if _caller(context) == "" else {}
+        users = report.month_by_owner if current_caller().administrator else {}
         return accounting_pb2.UsageReport(
             session=_usage_message(report.session) if report.session is not None else None,
             notebook=_usage_message(report.notebook) if report.notebook is not None else None,
@@ -64,17 +65,14 @@ class AccountingService(accounting_pb2_grpc.AccountingServicer):
                     "its owner sets some by NBGPU_PRICES, such as `NBGPU_PRICES=H100=2.10,A10=0.75`",
                 )
         try:
-            await self._accounts.set_budget(_caller(context), notebook_id, amount)
+            await self._accounts.set_budget(current_caller().user, notebook_id, amount)
         except sqlite3.Error as error:
             raise DiskFullError(f"the budget cannot be kept: {error}") from error
         return accounting_pb2.SetBudgetResponse(
-            allowances=[_allowance_message(each) for each in self._accounts.allowances(_caller(context), notebook_id)]
+            allowances=[
+                _allowance_message(each) for each in self._accounts.allowances(current_caller().user, notebook_id)
+            ]
         )
-
-
-def _caller(context: Context) -> str:
-    """Returns the user who asks; empty: the agent's owner, whose token is the only one."""
-    return ""
 
 
 def _usage_message(total: Total | CellUse) -> accounting_pb2.Usage:
