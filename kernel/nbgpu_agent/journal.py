@@ -154,6 +154,10 @@ class Journal:
         self._readers.add(reader)
         return reader
 
+    def read(self, after_number: int, max_bytes: int = MAX_BATCH_BYTES) -> Batch | None:
+        """Returns what there is now after the number, at most so much at once; None if that is nothing."""
+        return self._after(after_number, max_bytes) if after_number < self._last_number else None
+
     def _drop(self) -> None:
         """Drops the oldest entries, as far as the limits ask for it."""
         sent_to_all = min((reader.position for reader in self._readers), default=self._last_number)

@@ -7,7 +7,7 @@ import collections
 import json
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -15,6 +15,7 @@ import psutil
 
 from nbgpu_agent.channels import Channel, message_parts
 from nbgpu_agent.errors import KernelDiedError, KernelFailedError
+from nbgpu_agent.executions import ExecutionRecord, Request, request_of
 from nbgpu_agent.journal import (
     DEFAULT_LIMIT_BYTES,
     Choice,
@@ -28,6 +29,7 @@ from nbgpu_agent.journal import (
 from nbgpu_agent.kernel_environment import lease_variables
 from nbgpu_agent.kernels import Kernel, KernelLauncher
 from nbgpu_agent.model import (
+    Accelerator,
     EnvironmentFacts,
     Execution,
     KernelExit,
@@ -45,7 +47,7 @@ if TYPE_CHECKING:
 Measure: TypeAlias = "Callable[[Collection[str], float, float], Measurement | None]"
 """Says what accelerators did from one time to another; None while there is no reading from after that."""
 
-_KEPT_EXECUTIONS = 20
+_UNMEASURED = 20
 _REMEMBERED_REQUESTS = 100_000
 _ARRIVAL_TIMEOUT_S = 5.0
 """How long an interrupt waits for the request that it means, which comes by another way."""
@@ -53,38 +55,6 @@ _DRAIN_TIMEOUT_S = 1.0
 _NUDGES_S = (0.01, 0.03, 0.1, 0.3, 1.0)
 _KEPT_LOG_BYTES = 1 << 20
 _LAZY_MESSAGE_TYPES = frozenset({"execute_input"})
-
-
-@dataclass
-class _Request:
-    """An execute_request on its way: held here, then in the kernel, then over."""
-
-    request_id: str
-    message_id: str
-    header: dict[str, Any]
-    parts: Sequence[Any]
-    execution_count: int | None
-    sent: bool = False
-    begun: bool = False
-    counts: bool = False
-    """A cell of the person's, other than what is run silently."""
-    replied: bool = False
-    succeeded: bool | None = None
-    idle: bool = False
-    reply: list[bytes] | None = None
-    """That came before the last of the output."""
-    started_unix_s: float = 0.0
-    changed: list[asyncio.Future[None]] = field(default_factory=list)
-
-    @property
-    def over(self) -> bool:
-        return self.replied and self.idle
-
-    def wake(self) -> None:
-        for waiter in self.changed:
-            if not waiter.done():
-                waiter.set_result(None)
-        self.changed.clear()
 
 
 class Session:
@@ -132,7 +102,7 @@ class Session:
         self._attached_unix_s = self._created_unix_s if request.notebook_id else 0.0
         self._detail = ""
         self._environment = EnvironmentFacts()
-        self._ended: collections.deque[Execution] = collections.deque(maxlen=_KEPT_EXECUTIONS)
+        self._record = ExecutionRecord()
         self._unmeasured: list[Execution] = []
         self._executions = 0
         self._kernel_exit: KernelExit | None = None
@@ -142,8 +112,8 @@ class Session:
         self._seen: collections.OrderedDict[str, None] = collections.OrderedDict()
         self._nudges: set[asyncio.Future[None]] = set()
         self._arrivals: list[asyncio.Future[None]] = []
-        self._waiting: collections.deque[_Request] = collections.deque()
-        self._current: _Request | None = None
+        self._waiting: collections.deque[Request] = collections.deque()
+        self._current: Request | None = None
         self._before_start: list[tuple[Channel, Sequence[Any], str]] = []
 
     # -- Its life ---------------------------------------------------------------------------------------------------
@@ -243,12 +213,11 @@ class Session:
             if found is None:
                 continue
             self._unmeasured.remove(execution)
-            if execution in self._ended:
-                self._ended[self._ended.index(execution)] = replace(
-                    execution,
-                    mean_utilisation_percent=found.mean_utilisation_percent,
-                    peak_memory_bytes=found.peak_memory_bytes,
-                )
+            if self._record.complete(
+                execution,
+                mean_utilisation_percent=found.mean_utilisation_percent,
+                peak_memory_bytes=found.peak_memory_bytes,
+            ):
                 self._on_change()
 
     def update(self, setting: KernelSetting, changed_files: Sequence[str] = ()) -> None:
@@ -268,7 +237,7 @@ class Session:
         current = self._current
         executing = None
         if current is not None and current.begun:
-            executing = self._execution_of(current)
+            executing = current.execution(self._accelerators())
         return SessionInfo(
             id=self.id,
             request=self._request,
@@ -286,18 +255,18 @@ class Session:
             detail=self._detail,
             environment=self._environment,
             accelerator_seconds=self._accelerator_seconds(),
-            last_executions=tuple(self._ended),
+            last_executions=self._record.last(),
             attached_unix_s=self._attached_unix_s,
         )
 
-    def _execution_of(self, request: _Request) -> Execution:
-        return Execution(
-            request.request_id,
-            request.execution_count,
-            request.started_unix_s,
-            message_id=request.message_id,
-            accelerators=self.lease.accelerators if self.lease is not None else (),
-        )
+    def executions(self) -> tuple[Execution, ...]:
+        """Returns the cells that have run, run, and wait, the oldest first."""
+        current = self._current
+        going_on = [current] if current is not None and (current.counts or not current.begun) else []
+        return (*self._record.all(), *(each.execution(self._accelerators()) for each in (*going_on, *self._waiting)))
+
+    def _accelerators(self) -> tuple[Accelerator, ...]:
+        return self.lease.accelerators if self.lease is not None else ()
 
     def _accelerator_seconds(self) -> float:
         if self.lease is None:
@@ -305,16 +274,19 @@ class Session:
         held = sum(not each.shared for each in self.lease.accelerators)
         return held * max(self._now() - self.lease.granted_unix_s, 0.0)
 
-    def _note_ended(self, request: _Request) -> None:
+    def _note_ended(self, request: Request) -> None:
         """Remembers a cell that is over; what its accelerators did is known after the next reading."""
         if not request.counts:
             return
         execution = replace(
-            self._execution_of(request), ended_unix_s=self._last_active_unix_s, succeeded=request.succeeded
+            request.execution(self._accelerators()),
+            ended_unix_s=self._last_active_unix_s,
+            succeeded=request.succeeded,
+            last_number=self.journal.last_number,
         )
-        self._ended.append(execution)
+        self._record.add(execution)
         if any(not each.shared for each in execution.accelerators):
-            self._unmeasured = [*self._unmeasured[-_KEPT_EXECUTIONS:], execution]
+            self._unmeasured = [*self._unmeasured[-_UNMEASURED:], execution]
 
     def processes(self) -> list[psutil.Process]:
         """Returns the kernel's process and all that came from it; the same objects from call to call."""
@@ -352,7 +324,7 @@ class Session:
         if channel is Channel.SHELL:
             header = json.loads(bytes(parts[0]))
             if header.get("msg_type") == "execute_request" and not header.get("subshell_id"):
-                request = _Request(request_id, header.get("msg_id", ""), header, parts, _execution_count(parts[2]))
+                request = request_of(request_id, header, parts)
                 if self._current is None:
                     self._execute(kernel, request)
                 else:
@@ -360,7 +332,7 @@ class Session:
                 return
         kernel.channels.send(channel, parts)
 
-    def _execute(self, kernel: Kernel, request: _Request) -> None:
+    def _execute(self, kernel: Kernel, request: Request) -> None:
         self._current = request
         request.sent = True
         request.started_unix_s = self._now()
@@ -399,17 +371,18 @@ class Session:
                 self.journal.append(Message(Channel.SHELL, current.reply))
             self._on_over(current)
 
-    def _on_begun(self, request: _Request, *, counts: bool) -> None:
+    def _on_begun(self, request: Request, *, counts: bool) -> None:
         if counts:
             self._executions += 1
             request.counts = True
         if not request.begun:
             request.begun = True
+            request.first_number = self.journal.last_number + 1  # of the entry that tells of it
             request.started_unix_s = self._now()
             request.wake()
         self._on_change()
 
-    def _on_over(self, request: _Request) -> None:
+    def _on_over(self, request: Request) -> None:
         self._current = None
         self._last_active_unix_s = self._now()
         self._kernel_state = KernelState.IDLE
@@ -476,7 +449,7 @@ class Session:
             return self._kernel.log_tail(max_bytes)
         return self._last_log[-max_bytes:] if max_bytes else self._last_log
 
-    async def _nudge(self, kernel: Kernel, request: _Request) -> None:
+    async def _nudge(self, kernel: Kernel, request: Request) -> None:
         """Wakes the kernel from a system call that it entered with the interrupt pending, unseen.
 
         Python looks for signals between instructions; one that comes between the last look and a system call that
@@ -496,7 +469,7 @@ class Session:
             self._arrivals.append(arrival)
             await asyncio.wait({arrival}, timeout=deadline - loop.time())
 
-    def _answer_withdrawn(self, request: _Request) -> None:
+    def _answer_withdrawn(self, request: Request) -> None:
         """Answers an execution that was interrupted before the kernel got it, as the kernel would have."""
         error = {"ename": "KeyboardInterrupt", "evalue": "", "traceback": ["KeyboardInterrupt: before the cell began"]}
         reply = {
@@ -617,11 +590,3 @@ class Session:
 def _package_count(environment: str) -> int:
     """Returns how many distributions a virtual environment has; some µs for each."""
     return sum(1 for _ in Path(environment).glob("lib/python*/site-packages/*.dist-info"))
-
-
-def _execution_count(metadata: Any) -> int | None:
-    try:
-        count = json.loads(bytes(metadata))["nbgpu"]["execution_count"]
-    except (ValueError, KeyError, TypeError):
-        return None
-    return count if isinstance(count, int) else None

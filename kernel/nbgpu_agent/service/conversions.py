@@ -11,6 +11,7 @@ from nbgpu_agent.model import (
     Alternative,
     EnvironmentFacts,
     Execution,
+    ExecutionState,
     KernelExit,
     KernelState,
     Lease,
@@ -45,6 +46,13 @@ _KERNEL_STATES = {
     KernelState.IDLE: pool_pb2.KERNEL_IDLE,
     KernelState.EXECUTING: pool_pb2.KERNEL_EXECUTING,
     KernelState.DEAD: pool_pb2.KERNEL_DEAD,
+}
+_EXECUTION_STATES = {
+    ExecutionState.WAITING: pool_pb2.EXECUTION_WAITING,
+    ExecutionState.RUNNING: pool_pb2.EXECUTION_RUNNING,
+    ExecutionState.SUCCEEDED: pool_pb2.EXECUTION_SUCCEEDED,
+    ExecutionState.FAILED: pool_pb2.EXECUTION_FAILED,
+    ExecutionState.LOST: pool_pb2.EXECUTION_LOST,
 }
 
 
@@ -120,6 +128,11 @@ def execution_message(execution: Execution, prices: PriceList) -> pool_pb2.Execu
         simulated=any(each.simulated for each in execution.accelerators),
         mean_utilisation_percent=execution.mean_utilisation_percent,
         peak_memory_bytes=execution.peak_memory_bytes,
+        state=_EXECUTION_STATES[execution.state],
+        cell_id=execution.cell_id,
+        code_digest=execution.code_digest,
+        first_number=execution.first_number,
+        last_number=execution.last_number,
         cost=cost,
         currency="" if cost is None else prices.currency,
     )

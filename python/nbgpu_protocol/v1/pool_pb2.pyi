@@ -48,6 +48,15 @@ class KernelState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     KERNEL_IDLE: _ClassVar[KernelState]
     KERNEL_EXECUTING: _ClassVar[KernelState]
     KERNEL_DEAD: _ClassVar[KernelState]
+
+class ExecutionState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    EXECUTION_STATE_UNSPECIFIED: _ClassVar[ExecutionState]
+    EXECUTION_WAITING: _ClassVar[ExecutionState]
+    EXECUTION_RUNNING: _ClassVar[ExecutionState]
+    EXECUTION_SUCCEEDED: _ClassVar[ExecutionState]
+    EXECUTION_FAILED: _ClassVar[ExecutionState]
+    EXECUTION_LOST: _ClassVar[ExecutionState]
 REASON_UNSPECIFIED: Reason
 VERSION_MISMATCH: Reason
 UNAUTHENTICATED: Reason
@@ -81,6 +90,12 @@ KERNEL_STARTING: KernelState
 KERNEL_IDLE: KernelState
 KERNEL_EXECUTING: KernelState
 KERNEL_DEAD: KernelState
+EXECUTION_STATE_UNSPECIFIED: ExecutionState
+EXECUTION_WAITING: ExecutionState
+EXECUTION_RUNNING: ExecutionState
+EXECUTION_SUCCEEDED: ExecutionState
+EXECUTION_FAILED: ExecutionState
+EXECUTION_LOST: ExecutionState
 
 class Error(_message.Message):
     __slots__ = ("reason", "message", "hint")
@@ -347,7 +362,7 @@ class EnvironmentFacts(_message.Message):
     def __init__(self, own: bool = ..., package_count: _Optional[int] = ..., done: _Optional[int] = ..., total: _Optional[int] = ..., current: _Optional[str] = ...) -> None: ...
 
 class Execution(_message.Message):
-    __slots__ = ("request_id", "execution_count", "started_unix_s", "message_id", "ended_unix_s", "succeeded", "accelerator_types", "simulated", "mean_utilisation_percent", "peak_memory_bytes", "cost", "currency")
+    __slots__ = ("request_id", "execution_count", "started_unix_s", "message_id", "ended_unix_s", "succeeded", "accelerator_types", "simulated", "mean_utilisation_percent", "peak_memory_bytes", "cost", "currency", "state", "cell_id", "code_digest", "first_number", "last_number")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     EXECUTION_COUNT_FIELD_NUMBER: _ClassVar[int]
     STARTED_UNIX_S_FIELD_NUMBER: _ClassVar[int]
@@ -360,6 +375,11 @@ class Execution(_message.Message):
     PEAK_MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
     COST_FIELD_NUMBER: _ClassVar[int]
     CURRENCY_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    CELL_ID_FIELD_NUMBER: _ClassVar[int]
+    CODE_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    FIRST_NUMBER_FIELD_NUMBER: _ClassVar[int]
+    LAST_NUMBER_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     execution_count: int
     started_unix_s: float
@@ -372,7 +392,12 @@ class Execution(_message.Message):
     peak_memory_bytes: int
     cost: float
     currency: str
-    def __init__(self, request_id: _Optional[str] = ..., execution_count: _Optional[int] = ..., started_unix_s: _Optional[float] = ..., message_id: _Optional[str] = ..., ended_unix_s: _Optional[float] = ..., succeeded: bool = ..., accelerator_types: _Optional[_Iterable[str]] = ..., simulated: bool = ..., mean_utilisation_percent: _Optional[float] = ..., peak_memory_bytes: _Optional[int] = ..., cost: _Optional[float] = ..., currency: _Optional[str] = ...) -> None: ...
+    state: ExecutionState
+    cell_id: str
+    code_digest: str
+    first_number: int
+    last_number: int
+    def __init__(self, request_id: _Optional[str] = ..., execution_count: _Optional[int] = ..., started_unix_s: _Optional[float] = ..., message_id: _Optional[str] = ..., ended_unix_s: _Optional[float] = ..., succeeded: bool = ..., accelerator_types: _Optional[_Iterable[str]] = ..., simulated: bool = ..., mean_utilisation_percent: _Optional[float] = ..., peak_memory_bytes: _Optional[int] = ..., cost: _Optional[float] = ..., currency: _Optional[str] = ..., state: _Optional[_Union[ExecutionState, str]] = ..., cell_id: _Optional[str] = ..., code_digest: _Optional[str] = ..., first_number: _Optional[int] = ..., last_number: _Optional[int] = ...) -> None: ...
 
 class KernelExit(_message.Message):
     __slots__ = ("exit_code", "signal", "stderr_tail", "asked_for")

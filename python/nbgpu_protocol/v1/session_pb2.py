@@ -25,15 +25,15 @@ _sym_db = _symbol_database.Default()
 from nbgpu_protocol.v1 import pool_pb2 as nbgpu__protocol_dot_v1_dot_pool__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fnbgpu_protocol/v1/session.proto\x12\x08nbgpu.v1\x1a\x1cnbgpu_protocol/v1/pool.proto\"u\n\x08\x46ragment\x12\"\n\x07\x63hannel\x18\x01 \x01(\x0e\x32\x11.nbgpu.v1.Channel\x12\x12\n\npart_sizes\x18\x02 \x03(\x04\x12\x0f\n\x07payload\x18\x03 \x01(\x0c\x12\x0c\n\x04last\x18\x04 \x01(\x08\x12\x12\n\nrequest_id\x18\x05 \x01(\t\"\x82\x01\n\x0b\x43lientFrame\x12+\n\x07\x63onnect\x18\x01 \x01(\x0b\x32\x18.nbgpu.v1.ConnectRequestH\x00\x12&\n\x08\x66ragment\x18\x02 \x01(\x0b\x32\x12.nbgpu.v1.FragmentH\x00\x12\x16\n\x0c\x61\x63knowledged\x18\x03 \x01(\x04H\x00\x42\x06\n\x04\x62ody\"_\n\x0e\x43onnectRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x11\n\tclient_id\x18\x02 \x01(\t\x12\x14\n\x0c\x61\x66ter_number\x18\x03 \x01(\x04\x12\x10\n\x08only_new\x18\x04 \x01(\x08\"d\n\nAgentFrame\x12(\n\tconnected\x18\x01 \x01(\x0b\x32\x13.nbgpu.v1.ConnectedH\x00\x12$\n\x07\x65ntries\x18\x02 \x01(\x0b\x32\x11.nbgpu.v1.EntriesH\x00\x42\x06\n\x04\x62ody\"_\n\tConnected\x12&\n\x07session\x18\x01 \x01(\x0b\x32\x15.nbgpu.v1.SessionInfo\x12\x13\n\x0blast_number\x18\x02 \x01(\x04\x12\x15\n\rdropped_until\x18\x03 \x01(\x04\"+\n\x07\x45ntries\x12 \n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x0f.nbgpu.v1.Entry\"\x9f\x02\n\x05\x45ntry\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12%\n\x07message\x18\x02 \x01(\x0b\x32\x12.nbgpu.v1.FragmentH\x00\x12-\n\x0ckernel_event\x18\x03 \x01(\x0b\x32\x15.nbgpu.v1.KernelEventH\x00\x12\x33\n\x0frequest_refused\x18\x04 \x01(\x0b\x32\x18.nbgpu.v1.RequestRefusedH\x00\x12\x1c\n\x03gap\x18\x05 \x01(\x0b\x32\r.nbgpu.v1.GapH\x00\x12\x31\n\x0esession_closed\x18\x06 \x01(\x0b\x32\x17.nbgpu.v1.SessionClosedH\x00\x12\"\n\x06\x63hoice\x18\x1a \x01(\x0b\x32\x10.nbgpu.v1.ChoiceH\x00\x42\x06\n\x04\x62ody\"\xac\x01\n\x0bKernelEvent\x12(\n\x04kind\x18\x01 \x01(\x0e\x32\x1a.nbgpu.v1.KernelEvent.Kind\x12\x19\n\x11kernel_generation\x18\x02 \x01(\r\x12\"\n\x04\x65xit\x18\x03 \x01(\x0b\x32\x14.nbgpu.v1.KernelExit\"4\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x0b\n\x07STARTED\x10\x01\x12\t\n\x05\x45NDED\x10\x02\"D\n\x0eRequestRefused\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x1e\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x0f.nbgpu.v1.Error\"\x1b\n\x03Gap\x12\x14\n\x0cuntil_number\x18\x01 \x01(\x04\"1\n\x06\x43hoice\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\"\x1f\n\rSessionClosed\x12\x0e\n\x06reason\x18\x01 \x01(\t\"L\n\x10InterruptRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x10\n\x08\x65scalate\x18\x03 \x01(\x08\"&\n\x11InterruptResponse\x12\x11\n\tdelivered\x18\x01 \x01(\x08\"$\n\x0eRestartRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"9\n\x0fRestartResponse\x12&\n\x07session\x18\x01 \x01(\x0b\x32\x15.nbgpu.v1.SessionInfo\"#\n\rStacksRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"\x1e\n\x0eStacksResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\"8\n\x0eReadLogRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x12\n\ntail_bytes\x18\x02 \x01(\x04\"\x1f\n\x0fReadLogResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\"&\n\x13MissingBlobsRequest\x12\x0f\n\x07\x64igests\x18\x01 \x03(\t\"\'\n\x14MissingBlobsResponse\x12\x0f\n\x07\x64igests\x18\x01 \x03(\t*P\n\x07\x43hannel\x12\x17\n\x13\x43HANNEL_UNSPECIFIED\x10\x00\x12\t\n\x05SHELL\x10\x01\x12\x0b\n\x07\x43ONTROL\x10\x02\x12\t\n\x05STDIN\x10\x03\x12\t\n\x05IOPUB\x10\x04\x32\x97\x03\n\x07Session\x12:\n\x07\x43onnect\x12\x15.nbgpu.v1.ClientFrame\x1a\x14.nbgpu.v1.AgentFrame(\x01\x30\x01\x12\x44\n\tInterrupt\x12\x1a.nbgpu.v1.InterruptRequest\x1a\x1b.nbgpu.v1.InterruptResponse\x12>\n\x07Restart\x12\x18.nbgpu.v1.RestartRequest\x1a\x19.nbgpu.v1.RestartResponse\x12;\n\x06Stacks\x12\x17.nbgpu.v1.StacksRequest\x1a\x18.nbgpu.v1.StacksResponse\x12>\n\x07ReadLog\x12\x18.nbgpu.v1.ReadLogRequest\x1a\x19.nbgpu.v1.ReadLogResponse\x12M\n\x0cMissingBlobs\x12\x1d.nbgpu.v1.MissingBlobsRequest\x1a\x1e.nbgpu.v1.MissingBlobsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fnbgpu_protocol/v1/session.proto\x12\x08nbgpu.v1\x1a\x1cnbgpu_protocol/v1/pool.proto\"u\n\x08\x46ragment\x12\"\n\x07\x63hannel\x18\x01 \x01(\x0e\x32\x11.nbgpu.v1.Channel\x12\x12\n\npart_sizes\x18\x02 \x03(\x04\x12\x0f\n\x07payload\x18\x03 \x01(\x0c\x12\x0c\n\x04last\x18\x04 \x01(\x08\x12\x12\n\nrequest_id\x18\x05 \x01(\t\"\x82\x01\n\x0b\x43lientFrame\x12+\n\x07\x63onnect\x18\x01 \x01(\x0b\x32\x18.nbgpu.v1.ConnectRequestH\x00\x12&\n\x08\x66ragment\x18\x02 \x01(\x0b\x32\x12.nbgpu.v1.FragmentH\x00\x12\x16\n\x0c\x61\x63knowledged\x18\x03 \x01(\x04H\x00\x42\x06\n\x04\x62ody\"_\n\x0e\x43onnectRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x11\n\tclient_id\x18\x02 \x01(\t\x12\x14\n\x0c\x61\x66ter_number\x18\x03 \x01(\x04\x12\x10\n\x08only_new\x18\x04 \x01(\x08\"d\n\nAgentFrame\x12(\n\tconnected\x18\x01 \x01(\x0b\x32\x13.nbgpu.v1.ConnectedH\x00\x12$\n\x07\x65ntries\x18\x02 \x01(\x0b\x32\x11.nbgpu.v1.EntriesH\x00\x42\x06\n\x04\x62ody\"_\n\tConnected\x12&\n\x07session\x18\x01 \x01(\x0b\x32\x15.nbgpu.v1.SessionInfo\x12\x13\n\x0blast_number\x18\x02 \x01(\x04\x12\x15\n\rdropped_until\x18\x03 \x01(\x04\"+\n\x07\x45ntries\x12 \n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x0f.nbgpu.v1.Entry\"\x9f\x02\n\x05\x45ntry\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12%\n\x07message\x18\x02 \x01(\x0b\x32\x12.nbgpu.v1.FragmentH\x00\x12-\n\x0ckernel_event\x18\x03 \x01(\x0b\x32\x15.nbgpu.v1.KernelEventH\x00\x12\x33\n\x0frequest_refused\x18\x04 \x01(\x0b\x32\x18.nbgpu.v1.RequestRefusedH\x00\x12\x1c\n\x03gap\x18\x05 \x01(\x0b\x32\r.nbgpu.v1.GapH\x00\x12\x31\n\x0esession_closed\x18\x06 \x01(\x0b\x32\x17.nbgpu.v1.SessionClosedH\x00\x12\"\n\x06\x63hoice\x18\x1a \x01(\x0b\x32\x10.nbgpu.v1.ChoiceH\x00\x42\x06\n\x04\x62ody\"\xac\x01\n\x0bKernelEvent\x12(\n\x04kind\x18\x01 \x01(\x0e\x32\x1a.nbgpu.v1.KernelEvent.Kind\x12\x19\n\x11kernel_generation\x18\x02 \x01(\r\x12\"\n\x04\x65xit\x18\x03 \x01(\x0b\x32\x14.nbgpu.v1.KernelExit\"4\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x0b\n\x07STARTED\x10\x01\x12\t\n\x05\x45NDED\x10\x02\"D\n\x0eRequestRefused\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x1e\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x0f.nbgpu.v1.Error\"\x1b\n\x03Gap\x12\x14\n\x0cuntil_number\x18\x01 \x01(\x04\"1\n\x06\x43hoice\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\"\x1f\n\rSessionClosed\x12\x0e\n\x06reason\x18\x01 \x01(\t\"A\n\x15ListExecutionsRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x14\n\x0c\x61\x66ter_number\x18\x02 \x01(\x04\"m\n\x16ListExecutionsResponse\x12\'\n\nexecutions\x18\x01 \x03(\x0b\x32\x13.nbgpu.v1.Execution\x12\x13\n\x0blast_number\x18\x02 \x01(\x04\x12\x15\n\rdropped_until\x18\x03 \x01(\x04\"h\n\x12ReadEntriesRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x14\n\x0c\x61\x66ter_number\x18\x02 \x01(\x04\x12\x14\n\x0cuntil_number\x18\x03 \x01(\x04\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"L\n\x10InterruptRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x10\n\x08\x65scalate\x18\x03 \x01(\x08\"&\n\x11InterruptResponse\x12\x11\n\tdelivered\x18\x01 \x01(\x08\"$\n\x0eRestartRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"9\n\x0fRestartResponse\x12&\n\x07session\x18\x01 \x01(\x0b\x32\x15.nbgpu.v1.SessionInfo\"#\n\rStacksRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"\x1e\n\x0eStacksResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\"8\n\x0eReadLogRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x12\n\ntail_bytes\x18\x02 \x01(\x04\"\x1f\n\x0fReadLogResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\"&\n\x13MissingBlobsRequest\x12\x0f\n\x07\x64igests\x18\x01 \x03(\t\"\'\n\x14MissingBlobsResponse\x12\x0f\n\x07\x64igests\x18\x01 \x03(\t*P\n\x07\x43hannel\x12\x17\n\x13\x43HANNEL_UNSPECIFIED\x10\x00\x12\t\n\x05SHELL\x10\x01\x12\x0b\n\x07\x43ONTROL\x10\x02\x12\t\n\x05STDIN\x10\x03\x12\t\n\x05IOPUB\x10\x04\x32\xae\x04\n\x07Session\x12:\n\x07\x43onnect\x12\x15.nbgpu.v1.ClientFrame\x1a\x14.nbgpu.v1.AgentFrame(\x01\x30\x01\x12\x44\n\tInterrupt\x12\x1a.nbgpu.v1.InterruptRequest\x1a\x1b.nbgpu.v1.InterruptResponse\x12S\n\x0eListExecutions\x12\x1f.nbgpu.v1.ListExecutionsRequest\x1a .nbgpu.v1.ListExecutionsResponse\x12@\n\x0bReadEntries\x12\x1c.nbgpu.v1.ReadEntriesRequest\x1a\x11.nbgpu.v1.Entries0\x01\x12>\n\x07Restart\x12\x18.nbgpu.v1.RestartRequest\x1a\x19.nbgpu.v1.RestartResponse\x12;\n\x06Stacks\x12\x17.nbgpu.v1.StacksRequest\x1a\x18.nbgpu.v1.StacksResponse\x12>\n\x07ReadLog\x12\x18.nbgpu.v1.ReadLogRequest\x1a\x19.nbgpu.v1.ReadLogResponse\x12M\n\x0cMissingBlobs\x12\x1d.nbgpu.v1.MissingBlobsRequest\x1a\x1e.nbgpu.v1.MissingBlobsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'nbgpu_protocol.v1.session_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CHANNEL']._serialized_start=1772
-  _globals['_CHANNEL']._serialized_end=1852
+  _globals['_CHANNEL']._serialized_start=2056
+  _globals['_CHANNEL']._serialized_end=2136
   _globals['_FRAGMENT']._serialized_start=75
   _globals['_FRAGMENT']._serialized_end=192
   _globals['_CLIENTFRAME']._serialized_start=195
@@ -60,26 +60,32 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CHOICE']._serialized_end=1281
   _globals['_SESSIONCLOSED']._serialized_start=1283
   _globals['_SESSIONCLOSED']._serialized_end=1314
-  _globals['_INTERRUPTREQUEST']._serialized_start=1316
-  _globals['_INTERRUPTREQUEST']._serialized_end=1392
-  _globals['_INTERRUPTRESPONSE']._serialized_start=1394
-  _globals['_INTERRUPTRESPONSE']._serialized_end=1432
-  _globals['_RESTARTREQUEST']._serialized_start=1434
-  _globals['_RESTARTREQUEST']._serialized_end=1470
-  _globals['_RESTARTRESPONSE']._serialized_start=1472
-  _globals['_RESTARTRESPONSE']._serialized_end=1529
-  _globals['_STACKSREQUEST']._serialized_start=1531
-  _globals['_STACKSREQUEST']._serialized_end=1566
-  _globals['_STACKSRESPONSE']._serialized_start=1568
-  _globals['_STACKSRESPONSE']._serialized_end=1598
-  _globals['_READLOGREQUEST']._serialized_start=1600
-  _globals['_READLOGREQUEST']._serialized_end=1656
-  _globals['_READLOGRESPONSE']._serialized_start=1658
-  _globals['_READLOGRESPONSE']._serialized_end=1689
-  _globals['_MISSINGBLOBSREQUEST']._serialized_start=1691
-  _globals['_MISSINGBLOBSREQUEST']._serialized_end=1729
-  _globals['_MISSINGBLOBSRESPONSE']._serialized_start=1731
-  _globals['_MISSINGBLOBSRESPONSE']._serialized_end=1770
-  _globals['_SESSION']._serialized_start=1855
-  _globals['_SESSION']._serialized_end=2262
+  _globals['_LISTEXECUTIONSREQUEST']._serialized_start=1316
+  _globals['_LISTEXECUTIONSREQUEST']._serialized_end=1381
+  _globals['_LISTEXECUTIONSRESPONSE']._serialized_start=1383
+  _globals['_LISTEXECUTIONSRESPONSE']._serialized_end=1492
+  _globals['_READENTRIESREQUEST']._serialized_start=1494
+  _globals['_READENTRIESREQUEST']._serialized_end=1598
+  _globals['_INTERRUPTREQUEST']._serialized_start=1600
+  _globals['_INTERRUPTREQUEST']._serialized_end=1676
+  _globals['_INTERRUPTRESPONSE']._serialized_start=1678
+  _globals['_INTERRUPTRESPONSE']._serialized_end=1716
+  _globals['_RESTARTREQUEST']._serialized_start=1718
+  _globals['_RESTARTREQUEST']._serialized_end=1754
+  _globals['_RESTARTRESPONSE']._serialized_start=1756
+  _globals['_RESTARTRESPONSE']._serialized_end=1813
+  _globals['_STACKSREQUEST']._serialized_start=1815
+  _globals['_STACKSREQUEST']._serialized_end=1850
+  _globals['_STACKSRESPONSE']._serialized_start=1852
+  _globals['_STACKSRESPONSE']._serialized_end=1882
+  _globals['_READLOGREQUEST']._serialized_start=1884
+  _globals['_READLOGREQUEST']._serialized_end=1940
+  _globals['_READLOGRESPONSE']._serialized_start=1942
+  _globals['_READLOGRESPONSE']._serialized_end=1973
+  _globals['_MISSINGBLOBSREQUEST']._serialized_start=1975
+  _globals['_MISSINGBLOBSREQUEST']._serialized_end=2013
+  _globals['_MISSINGBLOBSRESPONSE']._serialized_start=2015
+  _globals['_MISSINGBLOBSRESPONSE']._serialized_end=2054
+  _globals['_SESSION']._serialized_start=2139
+  _globals['_SESSION']._serialized_end=2697
 # @@protoc_insertion_point(module_scope)
