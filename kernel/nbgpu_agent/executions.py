@@ -7,13 +7,14 @@ import collections
 import hashlib
 import itertools
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from nbgpu_agent.model import Accelerator, Execution
 
 MAX_RECORDED = 1000
+_REMEMBERED_REQUESTS = 100_000
 _SHOWN = 20
 _MAX_CELL_ID_CHARACTERS = 200
 
@@ -37,8 +38,6 @@ class Request:
     replied: bool = False
     succeeded: bool | None = None
     idle: bool = False
-    reply: list[bytes] | None = None
-    """That came before the last of the output."""
     started_unix_s: float = 0.0
     first_number: int = 0
     """Of its first entry in the journal; 0: none yet."""
@@ -101,13 +100,21 @@ def code_digest(code: str) -> str:
 
 
 class ExecutionRecord:
-    """The cells of a session that are over, the oldest forgotten first."""
+    """The cells of a session that are over, the oldest forgotten first.
 
-    def __init__(self, ended: Iterable[Execution] = ()) -> None:
-        self._ended = collections.deque(ended, maxlen=MAX_RECORDED)
+    Args:
+        ended: What is remembered at first, by positions that follow each other.
+    """
+
+    def __init__(self, ended: Sequence[tuple[int, Execution]] = ()) -> None:
+        self._ended = collections.deque((each for _, each in ended), maxlen=MAX_RECORDED)
+        self._next_position = ended[-1][0] + 1 if ended else 0
+        self._changed: dict[int, Execution] = {}
 
     def add(self, execution: Execution) -> None:
         self._ended.append(execution)
+        self._changed[self._next_position] = execution
+        self._next_position += 1
 
     def all(self) -> tuple[Execution, ...]:
         """Returns all that are remembered, newest last."""
@@ -123,11 +130,68 @@ class ExecutionRecord:
         """Adds what was measured; returns whether the execution is still remembered."""
         for index in range(len(self._ended) - 1, -1, -1):
             if self._ended[index] is execution:
-                self._ended[index] = replace(
+                completed = replace(
                     execution, mean_utilisation_percent=mean_utilisation_percent, peak_memory_bytes=peak_memory_bytes
                 )
+                self._ended[index] = completed
+                self._changed[self.first_position + index] = completed
                 return True
         return False
+
+    @property
+    def first_position(self) -> int:
+        """Of the oldest that is remembered."""
+        return self._next_position - len(self._ended)
+
+    def take_changed(self) -> dict[int, Execution]:
+        """Returns what has come or changed since the last time, by positions."""
+        changed, self._changed = self._changed, {}
+        return changed
+
+
+class RequestIds:
+    """The ids of a session's requests: those that were seen here, and those that the kernel is known to have received.
+
+    Args:
+        received: What is known at first, by positions that follow each other.
+    """
+
+    def __init__(self, received: Sequence[tuple[int, str]] = ()) -> None:
+        self._seen = collections.OrderedDict((request_id, True) for _, request_id in received)
+        self._next_position = received[-1][0] + 1 if received else 0
+        self._new: dict[int, str] = {}
+
+    def __contains__(self, request_id: str) -> bool:
+        return request_id in self._seen
+
+    def see(self, request_id: str) -> bool:
+        """Notes an id; returns whether it is new."""
+        if request_id in self._seen:
+            return False
+        self._seen[request_id] = False
+        self._forget()
+        return True
+
+    def receive(self, request_id: str) -> None:
+        """Notes that the kernel has the request, or that it is answered without."""
+        if request_id and not self._seen.get(request_id):
+            self._seen[request_id] = True
+            self._new[self._next_position] = request_id
+            self._next_position += 1
+            self._forget()
+
+    @property
+    def first_position(self) -> int:
+        return max(0, self._next_position - _REMEMBERED_REQUESTS)
+
+    def take_new(self) -> dict[int, str]:
+        """Returns the ids that were received since the last time, by positions."""
+        new, self._new = self._new, {}
+        return new
+
+    def _forget(self) -> None:
+        if len(self._seen) > _REMEMBERED_REQUESTS:
+            self._seen.popitem(last=False)
 
 
 def _decoded(part: Any) -> dict[str, Any]:

@@ -264,6 +264,8 @@ class SessionInfo:
     """Leased so far: seconds times accelerators that are not shared."""
     last_executions: tuple[Execution, ...] = ()
     """That have ended, newest last."""
+    journal_problem: str = ""
+    """Why its output is not kept for the next agent, in words."""
     attached_unix_s: float = 0.0
     """When its notebook began to use it; 0: it is no notebook's."""
 

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import secrets
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -81,6 +81,7 @@ class SessionRegistry:
         self._unused_since_s = time.monotonic()
         self._shutting_down = False
         self._cleanups: set[asyncio.Task[None]] = set()
+        self._lost: dict[str, str] = {}
 
     def get(self, session_id: str) -> Session:
         """Returns the session.
@@ -91,10 +92,29 @@ class SessionRegistry:
         try:
             return self._sessions[session_id]
         except KeyError:
+            why = self._lost.get(session_id)
             raise NoSuchSessionError(
-                f"no session {session_id!r} here; it is closed, or the agent was started anew",
+                f"session {session_id!r} ended with the agent that had it: {why}"
+                if why
+                else f"no session {session_id!r} here; it is closed, or the agent was started anew",
                 "open another with `%gpu attach`",
             ) from None
+
+    def note_lost(self, lost: Mapping[str, str]) -> None:
+        """Notes why sessions of an earlier agent are not here, by their ids."""
+        self._lost.update(lost)
+
+    def adopt(self, session: Session, lease: Lease) -> None:
+        """Takes a session of an earlier agent into the registry, with its lease.
+
+        Raises:
+            InvalidRequestError: Another one holds its accelerators.
+        """
+        self.ledger.adopt(lease)
+        self._sessions[session.id] = session
+        if self.environments is not None:
+            self.environments.adopt(session)
+        self.changes.notify()
 
     def infos(self) -> list[SessionInfo]:
         """Returns all sessions, the oldest first; those that start are among them, those that wait are not."""
@@ -247,6 +267,15 @@ class SessionRegistry:
                 return_exceptions=True,
             )
 
+    async def leave_all(self) -> None:
+        """Withdraws every request, and leaves every session that is ready to the next agent."""
+        self._shutting_down = True
+        for opening in list(self._openings.values()):
+            opening.withdraw(ShuttingDownError("the agent is ending"))
+        while self._cleanups:
+            await asyncio.gather(*list(self._cleanups), return_exceptions=True)
+        await asyncio.gather(*(session.leave() for session in self._sessions.values()))
+
     def refuse_if_open(self) -> None:
         """Refuses to end while the agent is in use.
 
@@ -271,7 +300,7 @@ class SessionRegistry:
         lease = self.ledger.renew(session.lease.id, duration_s) if session.lease else None
         if lease is None:
             raise NoSuchSessionError(f"session {session_id!r} holds no accelerators now")
-        session.lease = lease
+        session.note_lease(lease)
         return lease
 
     def close_expired(self) -> None:
@@ -344,6 +373,8 @@ class SessionRegistry:
     def settle(self, session_id: str) -> None:
         """Notes that the session is its notebook's from now on, whoever leaves."""
         self._untaken.pop(session_id, None)
+        if (session := self._sessions.get(session_id)) is not None:
+            session.settle()
 
     def in_background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)

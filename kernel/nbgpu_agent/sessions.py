@@ -15,7 +15,7 @@ import psutil
 
 from nbgpu_agent.channels import Channel, message_parts
 from nbgpu_agent.errors import KernelDiedError, KernelFailedError
-from nbgpu_agent.executions import ExecutionRecord, Request, request_of
+from nbgpu_agent.executions import ExecutionRecord, Request, RequestIds, request_of
 from nbgpu_agent.journal import (
     DEFAULT_LIMIT_BYTES,
     Choice,
@@ -26,6 +26,8 @@ from nbgpu_agent.journal import (
     RequestRefused,
     SessionClosed,
 )
+from nbgpu_agent.journal_keeping import JournalKeeper
+from nbgpu_agent.journal_store import JournalStore, Stored
 from nbgpu_agent.kernel_environment import lease_variables
 from nbgpu_agent.kernels import Kernel, KernelLauncher
 from nbgpu_agent.model import (
@@ -40,20 +42,32 @@ from nbgpu_agent.model import (
     SessionInfo,
     SessionRequest,
 )
+from nbgpu_agent.session_state import (
+    SessionState,
+    execution_from_json,
+    execution_to_json,
+    lease_state,
+    request_from_record,
+    request_to_record,
+    state_to_json,
+)
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from nbgpu_agent.measuring import Measurement
 
 Measure: TypeAlias = "Callable[[Collection[str], float, float], Measurement | None]"
 """Says what accelerators did from one time to another; None while there is no reading from after that."""
 
 _UNMEASURED = 20
-_REMEMBERED_REQUESTS = 100_000
 _ARRIVAL_TIMEOUT_S = 5.0
 """How long an interrupt waits for the request that it means, which comes by another way."""
 _DRAIN_TIMEOUT_S = 1.0
 _NUDGES_S = (0.01, 0.03, 0.1, 0.3, 1.0)
 _KEPT_LOG_BYTES = 1 << 20
+_UNKNOWN_ENTRIES = 1 << 20
+"""More than an agent and a kernel that ended together can have shown without having written them down."""
 _LAZY_MESSAGE_TYPES = frozenset({"execute_input"})
 
 
@@ -67,6 +81,10 @@ class Session:
         on_change: Called after every change that `info` shows.
         journal_bytes: What the journal keeps for clients that come back.
         measure: Asked about each execution once it has ended; None: nothing is known of what accelerators do.
+        store: Keeps it for the next agent; None: it ends with this one.
+        executor: Of one thread, on which the store is used.
+        state: What an earlier agent wrote down of it; to go on by `resume`.
+        stored: What was in the store.
     """
 
     def __init__(
@@ -80,13 +98,23 @@ class Session:
         now: Callable[[], float] = time.time,
         journal_bytes: int = DEFAULT_LIMIT_BYTES,
         measure: Measure | None = None,
+        store: JournalStore | None = None,
+        executor: Executor | None = None,
+        state: SessionState | None = None,
+        stored: Stored | None = None,
     ) -> None:
         self.id = session_id
         self.lease = lease
         self.journal = Journal(journal_bytes)
+        self._tell_change = on_change
+        self._store = store
+        self.settled = False
+        """Whether its notebook has it: it stays then, whoever leaves."""
+        self._problem = ""
+        self._resuming = False
+        self._kernel_number = 0
         self._request = request
         self._launcher = launcher
-        self._on_change = on_change
         self._now = now
         self._measure = measure
         self.setting = KernelSetting(python=request.python)
@@ -109,12 +137,17 @@ class Session:
         self._python_version = ""
         self._working_folder: Path | None = None
         self._last_log = ""
-        self._seen: collections.OrderedDict[str, None] = collections.OrderedDict()
+        self._seen = RequestIds(stored.requests if stored is not None else ())
         self._nudges: set[asyncio.Future[None]] = set()
         self._arrivals: list[asyncio.Future[None]] = []
         self._waiting: collections.deque[Request] = collections.deque()
         self._current: Request | None = None
         self._before_start: list[tuple[Channel, Sequence[Any], str]] = []
+        written = 0
+        if state is not None and stored is not None:
+            self._restore(state, stored)
+            written = self.journal.last_number
+        self._keeper = JournalKeeper(self, self.journal, store, executor, self._note_problem, written=written)
 
     # -- Its life ---------------------------------------------------------------------------------------------------
 
@@ -133,6 +166,7 @@ class Session:
             await self._start_kernel()
             self._phase = Phase.READY
             self._detail = ""
+            await self._keeper.flush()  # who is told that it is there finds it, whatever becomes of this agent
             self._on_change()
 
     async def restart(self) -> None:
@@ -148,6 +182,7 @@ class Session:
                 self._kernel.ending_asked_for = True
                 await self._retire(self._kernel)
             await self._start_kernel()
+            await self._keeper.flush()
 
     async def close(self, reason: str) -> None:
         """Ends the kernel with all its processes, and says so to whoever is connected. Idempotent."""
@@ -158,6 +193,7 @@ class Session:
             if self._phase is Phase.CLOSED:
                 return
             self._phase = Phase.CLOSED
+            self._resuming = False
             if self._kernel is not None:
                 self._kernel.ending_asked_for = True
                 await self._retire(self._kernel)
@@ -165,7 +201,70 @@ class Session:
             self._launcher.remove_folder(self.id)
             self.journal.append(SessionClosed(reason))
             self.journal.close()
+            await self._keeper.close(remove=True)
             self._on_change()
+
+    async def leave(self) -> None:
+        """Leaves it, and what its kernel does, to the next agent. Idempotent."""
+        self._closing = True
+        async with self._lifecycle:
+            await self._keeper.close(remove=False)
+            kernel, self._kernel = self._kernel, None
+            if kernel is not None:
+                kernel.leave()
+
+    async def resume(self, kernel: Kernel | None, *, had_kernel: bool = True, patience_s: float = 0.0) -> None:
+        """Goes on where an earlier agent was. To be called once, before any client.
+
+        Args:
+            kernel: Its kernel, which may have ended; None: nothing is left of it.
+            had_kernel: Whether there was one.
+            patience_s: How long to wait for what the kernel said meanwhile, which comes later otherwise.
+        """
+        self._phase = Phase.READY
+        if kernel is None:
+            self._kernel_state = KernelState.DEAD
+            self._current = None
+            if had_kernel:
+                self.journal.skip(_UNKNOWN_ENTRIES)
+                self._kernel_exit = KernelExit(exit_code=None, signal=None, stderr_tail="", asked_for=False)
+                self.journal.append(KernelEnded(self._generation, self._kernel_exit), own=True)
+            return
+        self._kernel = kernel
+        kernel.python_version = self._python_version
+        kernel.channels.number = self._kernel_number
+        kernel.channels.in_order = True
+        self._resuming = True
+        kernel.channels.on_message = self._on_message
+        kernel.ended.add_done_callback(lambda ended: self._retire(kernel))
+        resuming = asyncio.ensure_future(self._take_up(kernel))
+        self._nudges.add(resuming)
+        resuming.add_done_callback(self._nudges.discard)
+        await asyncio.wait({resuming}, timeout=patience_s)
+
+    async def _take_up(self, kernel: Kernel) -> None:
+        await kernel.resend(self._on_missing)
+        if self._kernel is not kernel or not kernel.alive:
+            return  # its end says the rest
+        kernel.channels.on_gap = lambda: self._on_gap(kernel)
+        self._resuming = False
+        waiting, self._before_start = self._before_start, []
+        for channel, parts, request_id in waiting:
+            self.submit(channel, parts, request_id)
+        self._on_change()
+
+    def _on_gap(self, kernel: Kernel) -> None:
+        filling = asyncio.ensure_future(kernel.resend(self._on_missing))
+        self._nudges.add(filling)
+        filling.add_done_callback(self._nudges.discard)
+
+    def _on_missing(self, count: int) -> None:
+        """Says that the kernel could not keep all that it said while there was no agent."""
+        self.journal.skip(count)
+        header = self._current.header if self._current is not None else {}
+        text = f"nbgpu: {count} messages were dropped while the session was without its agent\n"
+        parts = message_parts("stream", {"name": "stderr", "text": text}, parent_header=header)
+        self.journal.append(Message(Channel.IOPUB, parts), own=True)
 
     def make_working_folder(self) -> Path:
         """Returns the folder that its kernels work in: the one that was asked for, else one of its own."""
@@ -200,7 +299,7 @@ class Session:
 
     def tell_choice(self, notebook_id: str, session_id: str) -> None:
         """Tells who is connected that the notebook uses another session from now on; none, if that id is empty."""
-        self.journal.append(Choice(notebook_id, session_id))
+        self.journal.append(Choice(notebook_id, session_id), own=True)
 
     def measure_executions(self) -> None:
         """Completes what is told of executions that have ended. To be called after every reading."""
@@ -256,6 +355,7 @@ class Session:
             environment=self._environment,
             accelerator_seconds=self._accelerator_seconds(),
             last_executions=self._record.last(),
+            journal_problem=self._problem,
             attached_unix_s=self._attached_unix_s,
         )
 
@@ -267,6 +367,91 @@ class Session:
 
     def _accelerators(self) -> tuple[Accelerator, ...]:
         return self.lease.accelerators if self.lease is not None else ()
+
+    def note_lease(self, lease: Lease) -> None:
+        """Notes that its lease has changed."""
+        self.lease = lease
+        self._on_change()
+
+    def settle(self) -> None:
+        """Notes that its notebook has it: it stays, whoever leaves."""
+        self.settled = True
+        self._on_change()
+
+    def _on_change(self) -> None:
+        self._keeper.note()
+        self._tell_change()
+
+    def _note_problem(self, problem: str) -> None:
+        self._problem = problem
+        self._tell_change()
+
+    # -- What is kept for the next agent ----------------------------------------------------------------------------
+
+    def side_file(self, name: str) -> Path | None:
+        """Returns where others may keep something for the next agent; None where nothing is kept."""
+        return self._store.folder / name if self._store is not None and not self._closing else None
+
+    def state_record(self) -> bytes | None:
+        """Returns its state; None before it is ready, when there is nothing to go on with."""
+        if self._phase is not Phase.READY:
+            return None
+        current = self._current
+        return state_to_json(
+            SessionState(
+                id=self.id,
+                request=self._request,
+                lease=lease_state(self.lease),
+                kernel_id=self._kernel.id if self._kernel is not None else "",
+                kernel_exit=self._kernel_exit,
+                generation=self._generation,
+                kernel_number=self._kernel.channels.number if self._kernel is not None else 0,
+                journal_number=self.journal.last_number,
+                created_unix_s=self._created_unix_s,
+                last_active_unix_s=self._last_active_unix_s,
+                attached_unix_s=self._attached_unix_s,
+                settled=self.settled,
+                executions=self._executions,
+                python_version=self._python_version,
+                working_folder=str(self._working_folder or ""),
+                setting=self.setting,
+                current=request_to_record(current) if current is not None and current.begun else None,
+            )
+        )
+
+    def new_executions(self) -> tuple[list[tuple[int, bytes]], int]:
+        changed = self._record.take_changed()
+        return [(at, execution_to_json(each)) for at, each in changed.items()], self._record.first_position
+
+    def new_requests(self) -> tuple[list[tuple[int, str]], int]:
+        return list(self._seen.take_new().items()), self._seen.first_position
+
+    def acknowledgement(self) -> Callable[[], None]:
+        if (kernel := self._kernel) is None:
+            return lambda: None
+        numbers = (kernel.channels.number, self.journal.last_number)
+        return lambda: kernel.acknowledgement.write(*numbers)
+
+    def _restore(self, state: SessionState, stored: Stored) -> None:
+        entries = [each for each in stored.entries if each.number <= state.journal_number]
+        self.journal.restore(entries, state.journal_number)
+        self._record = ExecutionRecord([(at, execution_from_json(each)) for at, each in stored.executions])
+        self.settled = state.settled
+        self.setting = state.setting
+        self._generation = state.generation
+        self._created_unix_s = state.created_unix_s
+        self._last_active_unix_s = state.last_active_unix_s
+        self._attached_unix_s = state.attached_unix_s
+        self._executions = state.executions
+        self._kernel_exit = state.kernel_exit
+        self._kernel_number = state.kernel_number
+        self._python_version = state.python_version
+        self._working_folder = Path(state.working_folder)
+        self._current = request_from_record(state.current) if state.current is not None else None
+        self._kernel_state = KernelState.EXECUTING if self._current is not None else KernelState.IDLE
+        if state.setting.environment:
+            count = _package_count(state.setting.environment)
+            self._environment = EnvironmentFacts(own=True, package_count=count)
 
     def _accelerator_seconds(self) -> float:
         if self.lease is None:
@@ -302,12 +487,11 @@ class Session:
             parts: Header, parent header, metadata, content, then buffers.
             request_id: Required to be unique on SHELL and CONTROL; may be empty on STDIN.
         """
-        if request_id:
-            if request_id in self._seen:
-                return
-            self._seen[request_id] = None
-            if len(self._seen) > _REMEMBERED_REQUESTS:
-                self._seen.popitem(last=False)
+        if self._resuming:  # what the kernel says first tells which requests it has
+            self._before_start.append((channel, parts, request_id))
+            return
+        if request_id and not self._seen.see(request_id):
+            return
         if self._kernel is None and self._kernel_state is KernelState.STARTING:
             self._before_start.append((channel, parts, request_id))
         elif self._kernel is None or not self._kernel.alive:
@@ -342,6 +526,7 @@ class Session:
         self._on_change()
 
     def _on_message(self, channel: Channel, parts: list[bytes]) -> None:
+        self._keeper.note()
         message_type = json.loads(parts[0]).get("msg_type", "")
         parent = json.loads(parts[1])
         if parent.get("session") == "nbgpu-agent":
@@ -350,15 +535,15 @@ class Session:
         idle = b'"idle"' in status
         urgent = not status and message_type not in _LAZY_MESSAGE_TYPES
         current = self._current
+        if status and not idle:
+            self._seen.receive(parent.get("nbgpu_request", ""))
+            if current is None and parent.get("msg_type") == "execute_request":
+                current = self._current = _request_of_parent(parent)  # that an earlier agent sent
+                self._kernel_state = KernelState.EXECUTING
         if current is not None and parent.get("msg_id") == current.message_id:
             if channel is Channel.SHELL:
                 current.replied = True
                 current.succeeded = json.loads(parts[3]).get("status") == "ok"
-                if not current.idle:
-                    # It overtook the output, on a socket of its own. Recorded last, no output pushes it out of the
-                    # journal before a slow client has it.
-                    current.reply = parts
-                    return
             elif idle:
                 current.idle = True
             elif status or message_type == "execute_input":
@@ -367,8 +552,6 @@ class Session:
                 urgent = current.over  # the cell is over with both, and one frame carries them
         self.journal.append(Message(channel, parts), urgent=urgent)
         if current is not None and current.over and self._current is current:
-            if current.reply is not None:
-                self.journal.append(Message(Channel.SHELL, current.reply))
             self._on_over(current)
 
     def _on_begun(self, request: Request, *, counts: bool) -> None:
@@ -377,6 +560,7 @@ class Session:
             request.counts = True
         if not request.begun:
             request.begun = True
+            self._seen.receive(request.request_id)
             request.first_number = self.journal.last_number + 1  # of the entry that tells of it
             request.started_unix_s = self._now()
             request.wake()
@@ -486,7 +670,8 @@ class Session:
             (Channel.IOPUB, "status", {"execution_state": "idle"}),
         ):
             parts = message_parts(message_type, content, parent_header=request.header)
-            self.journal.append(Message(channel, parts), urgent=message_type == "status")
+            self.journal.append(Message(channel, parts), urgent=message_type == "status", own=True)
+        self._seen.receive(request.request_id)
 
     # -- Kernels ----------------------------------------------------------------------------------------------------
 
@@ -520,7 +705,7 @@ class Session:
         self._kernel_exit = None
         self._kernel_state = KernelState.IDLE
         self._python_version = kernel.python_version
-        self.journal.append(KernelStarted(self._generation))
+        self.journal.append(KernelStarted(self._generation), own=True)
         kernel.channels.on_message = self._on_message
         if self.setting.path_entries or self.setting.variables:
             self._send_update(kernel)
@@ -556,13 +741,18 @@ class Session:
         while not kernel.channels.disconnected() and loop.time() < deadline:  # noqa: ASYNC110 - zmq calls nobody
             await asyncio.sleep(0.002)
         kernel.channels.drain()
+        for channel, parts in kernel.left_behind():
+            self._on_message(channel, parts)
+        if self._resuming:
+            self._resuming = False
+            self.journal.skip(_UNKNOWN_ENTRIES)
         kernel.ending_asked_for = asked_for
         self._kernel_exit = kernel.exit()
         self._last_log = kernel.log_tail(_KEPT_LOG_BYTES)
         self._kernel = None
         self._kernel_state = KernelState.DEAD
         if not self._closing:  # else it is the end of the session that ends what waits for an answer
-            self.journal.append(KernelEnded(self._generation, self._kernel_exit))
+            self.journal.append(KernelEnded(self._generation, self._kernel_exit), own=True)
         current, self._current = self._current, None
         if current is not None:
             self._last_active_unix_s = self._now()
@@ -584,7 +774,14 @@ class Session:
     def _refuse(self, request_id: str) -> None:
         if request_id:
             error = KernelDiedError("the session's kernel has ended", "`%gpu restart` starts a fresh one")
-            self.journal.append(RequestRefused(request_id, error))
+            self._seen.receive(request_id)
+            self.journal.append(RequestRefused(request_id, error), own=True)
+
+
+def _request_of_parent(parent: dict[str, Any]) -> Request:
+    """Returns a request that is known by what answers it only."""
+    message_id = str(parent.get("msg_id", ""))
+    return Request(str(parent.get("nbgpu_request") or message_id), message_id, parent, (), None, sent=True)
 
 
 def _package_count(environment: str) -> int:

@@ -15,7 +15,7 @@ from typing import Any
 import nbgpu
 from nbgpu import errors, words
 from nbgpu.client.discovery import TOKEN_VARIABLE, connect, default_pool_name
-from nbgpu.client.embedded import ensure_agent, find_agent
+from nbgpu.client.embedded import ensure_agent, find_agent, wait_until_gone
 from nbgpu.client.pool import Pool
 from nbgpu.client.pools import ConfiguredPool, add_pool, find_pool, pools_file, read_pools, remove_pool
 from nbgpu_protocol.discovery import LOG_FILE, agent_folder
@@ -78,6 +78,12 @@ def _parser() -> argparse.ArgumentParser:
     add("status", _agent_status, "whether this machine's agent runs", agent)
     stop = add("stop", _agent_stop, "end this machine's agent", agent)
     stop.add_argument("--force", action="store_true", help="with all its sessions")
+    add(
+        "restart",
+        _agent_restart,
+        "end this machine's agent and start another, as after an upgrade; sessions go on",
+        agent,
+    )
     add("log", _agent_log, "what this machine's agent wrote to its log", agent)
     return parser
 
@@ -214,6 +220,22 @@ async def _agent_stop(options: argparse.Namespace) -> int:
             hint = "close them, or end the agent with all of them by `nbgpu agent stop --force`"
             raise errors.SessionsOpenError(error.message(), hint) from error
     print(f"the agent (process {record.pid}) has ended")
+    return 0
+
+
+async def _agent_restart(_: argparse.Namespace) -> int:
+    record = await find_agent()
+    if record is not None:
+        async with Pool(record.address, record.token) as pool:
+            await pool.shut_down(close_sessions=False, keep_sessions=True)
+        await wait_until_gone(record.pid)
+    started = await ensure_agent()
+    async with Pool(started.address, started.token) as pool:
+        sessions = len(await pool.list_sessions())
+    count = f"{sessions} session{'' if sessions == 1 else 's'}"
+    print(
+        f"the agent (process {started.pid}) is started, with {count}" if record is not None else "the agent is started"
+    )
     return 0
 
 

@@ -188,6 +188,7 @@ def session_info_message(info: SessionInfo, node: Node, prices: PriceList) -> po
         cost_per_hour=cost_per_hour,
         currency="" if cost_per_hour is None else prices.currency,
         last_executions=[execution_message(each, prices) for each in info.last_executions],
+        journal_problem=info.journal_problem,
         attached_unix_s=info.attached_unix_s,
     )
 

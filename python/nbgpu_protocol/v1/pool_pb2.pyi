@@ -290,7 +290,7 @@ class Lease(_message.Message):
     def __init__(self, id: _Optional[str] = ..., accelerator_ids: _Optional[_Iterable[str]] = ..., granted_unix_s: _Optional[float] = ..., expires_unix_s: _Optional[float] = ...) -> None: ...
 
 class SessionInfo(_message.Message):
-    __slots__ = ("id", "notebook_id", "notebook_name", "spec_text", "phase", "lease", "accelerators", "node", "kernel_state", "kernel_generation", "created_unix_s", "last_active_unix_s", "executing", "executions", "kernel_exit", "python_version", "working_folder", "queue_position", "queue_length", "detail", "environment", "accelerator_seconds", "cost", "cost_per_hour", "currency", "last_executions", "attached_unix_s")
+    __slots__ = ("id", "notebook_id", "notebook_name", "spec_text", "phase", "lease", "accelerators", "node", "kernel_state", "kernel_generation", "created_unix_s", "last_active_unix_s", "executing", "executions", "kernel_exit", "python_version", "working_folder", "queue_position", "queue_length", "detail", "environment", "accelerator_seconds", "cost", "cost_per_hour", "currency", "last_executions", "journal_problem", "attached_unix_s")
     ID_FIELD_NUMBER: _ClassVar[int]
     NOTEBOOK_ID_FIELD_NUMBER: _ClassVar[int]
     NOTEBOOK_NAME_FIELD_NUMBER: _ClassVar[int]
@@ -317,6 +317,7 @@ class SessionInfo(_message.Message):
     COST_PER_HOUR_FIELD_NUMBER: _ClassVar[int]
     CURRENCY_FIELD_NUMBER: _ClassVar[int]
     LAST_EXECUTIONS_FIELD_NUMBER: _ClassVar[int]
+    JOURNAL_PROBLEM_FIELD_NUMBER: _ClassVar[int]
     ATTACHED_UNIX_S_FIELD_NUMBER: _ClassVar[int]
     id: str
     notebook_id: str
@@ -344,8 +345,9 @@ class SessionInfo(_message.Message):
     cost_per_hour: float
     currency: str
     last_executions: _containers.RepeatedCompositeFieldContainer[Execution]
+    journal_problem: str
     attached_unix_s: float
-    def __init__(self, id: _Optional[str] = ..., notebook_id: _Optional[str] = ..., notebook_name: _Optional[str] = ..., spec_text: _Optional[str] = ..., phase: _Optional[_Union[Phase, str]] = ..., lease: _Optional[_Union[Lease, _Mapping]] = ..., accelerators: _Optional[_Iterable[_Union[Accelerator, _Mapping]]] = ..., node: _Optional[_Union[Node, _Mapping]] = ..., kernel_state: _Optional[_Union[KernelState, str]] = ..., kernel_generation: _Optional[int] = ..., created_unix_s: _Optional[float] = ..., last_active_unix_s: _Optional[float] = ..., executing: _Optional[_Union[Execution, _Mapping]] = ..., executions: _Optional[int] = ..., kernel_exit: _Optional[_Union[KernelExit, _Mapping]] = ..., python_version: _Optional[str] = ..., working_folder: _Optional[str] = ..., queue_position: _Optional[int] = ..., queue_length: _Optional[int] = ..., detail: _Optional[str] = ..., environment: _Optional[_Union[EnvironmentFacts, _Mapping]] = ..., accelerator_seconds: _Optional[float] = ..., cost: _Optional[float] = ..., cost_per_hour: _Optional[float] = ..., currency: _Optional[str] = ..., last_executions: _Optional[_Iterable[_Union[Execution, _Mapping]]] = ..., attached_unix_s: _Optional[float] = ...) -> None: ...
+    def __init__(self, id: _Optional[str] = ..., notebook_id: _Optional[str] = ..., notebook_name: _Optional[str] = ..., spec_text: _Optional[str] = ..., phase: _Optional[_Union[Phase, str]] = ..., lease: _Optional[_Union[Lease, _Mapping]] = ..., accelerators: _Optional[_Iterable[_Union[Accelerator, _Mapping]]] = ..., node: _Optional[_Union[Node, _Mapping]] = ..., kernel_state: _Optional[_Union[KernelState, str]] = ..., kernel_generation: _Optional[int] = ..., created_unix_s: _Optional[float] = ..., last_active_unix_s: _Optional[float] = ..., executing: _Optional[_Union[Execution, _Mapping]] = ..., executions: _Optional[int] = ..., kernel_exit: _Optional[_Union[KernelExit, _Mapping]] = ..., python_version: _Optional[str] = ..., working_folder: _Optional[str] = ..., queue_position: _Optional[int] = ..., queue_length: _Optional[int] = ..., detail: _Optional[str] = ..., environment: _Optional[_Union[EnvironmentFacts, _Mapping]] = ..., accelerator_seconds: _Optional[float] = ..., cost: _Optional[float] = ..., cost_per_hour: _Optional[float] = ..., currency: _Optional[str] = ..., last_executions: _Optional[_Iterable[_Union[Execution, _Mapping]]] = ..., journal_problem: _Optional[str] = ..., attached_unix_s: _Optional[float] = ...) -> None: ...
 
 class EnvironmentFacts(_message.Message):
     __slots__ = ("own", "package_count", "done", "total", "current")
@@ -558,10 +560,12 @@ class AcceleratorProcess(_message.Message):
     def __init__(self, pid: _Optional[int] = ..., session_id: _Optional[str] = ..., memory_bytes: _Optional[int] = ..., name: _Optional[str] = ...) -> None: ...
 
 class ShutdownRequest(_message.Message):
-    __slots__ = ("close_sessions",)
+    __slots__ = ("close_sessions", "keep_sessions")
     CLOSE_SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    KEEP_SESSIONS_FIELD_NUMBER: _ClassVar[int]
     close_sessions: bool
-    def __init__(self, close_sessions: bool = ...) -> None: ...
+    keep_sessions: bool
+    def __init__(self, close_sessions: bool = ..., keep_sessions: bool = ...) -> None: ...
 
 class ShutdownResponse(_message.Message):
     __slots__ = ()
