@@ -106,6 +106,22 @@ class LabPage:
         self.page.reload()
         self.wait_until_usable()
 
+    def wait_until_layout_has(self, name: str) -> None:
+        """Waits until a widget of that name in the main area would come back after a reload.
+
+        JupyterLab saves its layout half a second after the last change of it. A page that is left before that comes
+        back without what was opened last, whichever extension's or JupyterLab's own it is.
+        """
+        self.page.wait_for_function(
+            """async name => {
+              const { data } = await window.jupyterapp.serviceManager.workspaces.fetch('default');
+              return JSON.stringify(data['layout-restorer:data']?.main ?? null).includes(`"${name}"`);
+            }""",
+            arg=name,
+            polling=100,
+            timeout=60_000,
+        )
+
     def open_panel(self) -> None:
         """Clicks on the icon in the sidebar, if the panel is not in front."""
         tab = self.page.locator('.jp-SideBar .lm-TabBar-tab[title="GPU"]')
@@ -257,10 +273,14 @@ class LabPage:
         return counts
 
     def close_all(self) -> None:
-        """Saves and closes what is open in the main area, and ends every kernel."""
+        """Saves and closes what is open in the main area once its notebooks are connected, and ends every kernel."""
         self.page.evaluate(
             """async () => {
-              const { commands, serviceManager } = window.jupyterapp;
+              const { commands, serviceManager, shell } = window.jupyterapp;
+              for (const { sessionContext } of shell.widgets('main')) {
+                await sessionContext?.ready;
+                await sessionContext?.session?.kernel?.info;
+              }
               await commands.execute('docmanager:save-all');  // or else a dialog asks
               await commands.execute('application:close-all');
               await serviceManager.sessions.shutdownAll();

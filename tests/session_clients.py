@@ -188,7 +188,15 @@ class Client:
             await self.call.write(session_pb2.ClientFrame(fragment=fragment))
         return request_id
 
-    async def execute(self, code: str, *, count: int | None = None, request_id: str = "", **content: Any) -> str:
+    async def execute(
+        self,
+        code: str,
+        *,
+        count: int | None = None,
+        request_id: str = "",
+        timeout_s: float | None = None,
+        **content: Any,
+    ) -> str:
         """Sends an execute_request; returns its id."""
         fields = {
             "code": code,
@@ -199,7 +207,9 @@ class Client:
             "stop_on_error": True,
             **content,
         }
-        metadata = {"nbgpu": {"execution_count": count}} if count is not None else {}
+        found = {"execution_count": count, "timeout_s": timeout_s}
+        own = {name: value for name, value in found.items() if value is not None}
+        metadata = {"nbgpu": own} if own else {}
         return await self.send(session_pb2.SHELL, "execute_request", fields, request_id=request_id, **metadata)
 
     def messages_of(self, request_id: str) -> list[Received]:

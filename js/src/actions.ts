@@ -3,7 +3,7 @@
 import { PathExt } from '@jupyterlab/coreutils';
 import { Signal, type ISignal } from '@lumino/signaling';
 
-import { askAboutOld, confirmClose, confirmRestart, showText } from './dialogs';
+import { askAboutOld, confirmClose, confirmRestart, showStacks, showText } from './dialogs';
 import type { Feed } from './feed';
 import { hasKernel, sessionOf } from './lookup';
 import type { NotebookInFront } from './notebook';
@@ -106,6 +106,17 @@ export class Actions {
     if (text !== undefined) {
       const nothing = 'The kernel wrote nothing outside of cells.';
       await showText(`Logs of the session of ${nameOf(session)}`, text === '' ? nothing : text);
+    }
+  }
+
+  /** Shows where the session's code is, and again for as long as the person wants to look. */
+  async showStacks(session: ISession): Promise<void> {
+    let isWanted = true;
+    while (isWanted) {
+      const text = await this._do(() => this.server.stacks(session.id));
+      isWanted =
+        text !== undefined &&
+        (await showStacks(`Stacks of the session of ${nameOf(session)}`, text));
     }
   }
 

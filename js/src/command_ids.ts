@@ -6,6 +6,7 @@ export const CommandId = {
   attach: 'nbgpu:attach',
   detach: 'nbgpu:detach',
   interrupt: 'nbgpu:interrupt',
+  showStacks: 'nbgpu:show-stacks',
   restart: 'nbgpu:restart',
   close: 'nbgpu:close',
   addPool: 'nbgpu:add-pool',

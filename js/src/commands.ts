@@ -53,6 +53,13 @@ export function addSessionCommands(commands: JupyterFrontEnd['commands'], page: 
     ({ kernel_state }) => kernel_state === 'executing'
   );
   add(
+    CommandId.showStacks,
+    'Show Stacks of GPU Session',
+    'Show at which lines the code of the session of this notebook is now, also while it runs',
+    found => actions.showStacks(found),
+    isReady
+  );
+  add(
     CommandId.restart,
     'Restart GPU Session…',
     'A fresh kernel on the same accelerators',
@@ -75,6 +82,7 @@ export function addSessionCommands(commands: JupyterFrontEnd['commands'], page: 
   page.changed.connect(() => {
     for (const id of [
       CommandId.interrupt,
+      CommandId.showStacks,
       CommandId.restart,
       CommandId.detach,
       CommandId.close,

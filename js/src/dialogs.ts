@@ -51,10 +51,26 @@ export async function askAboutOld(
 
 /** Shows a text as it is, in full. */
 export async function showText(title: string, text: string): Promise<void> {
+  const body = textBody(title, text);
+  await showDialog({ title, body, buttons: [Dialog.okButton({ label: 'Close' })] });
+}
+
+/** Shows where code is; true: look again. */
+export async function showStacks(title: string, text: string): Promise<boolean> {
+  const answer = await showDialog({
+    title,
+    body: textBody(title, text),
+    buttons: [Dialog.cancelButton({ label: 'Close' }), Dialog.okButton({ label: 'Look Again' })],
+    defaultButton: 1
+  });
+  return answer.button.accept;
+}
+
+function textBody(title: string, text: string): Widget {
   const body = new Widget({ node: document.createElement('pre') });
   body.addClass('nbgpu-Logs');
   body.node.tabIndex = 0;
   body.node.setAttribute('aria-label', title);
   body.node.textContent = text;
-  await showDialog({ title, body, buttons: [Dialog.okButton({ label: 'Close' })] });
+  return body;
 }

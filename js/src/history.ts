@@ -121,6 +121,19 @@ export class Track {
     return known === 0 ? null : sum / known;
   }
 
+  /** Whether anything is known of a metric from then on. */
+  knows(metric: Metric, from_unix_s: number): boolean {
+    const column = this._column(metric);
+    const first = this._indexOf(from_unix_s);
+    // the newest first: most of what was ever known is known now
+    for (let index = this._end - 1; index >= first; index--) {
+      if (!Number.isNaN(column[index])) {
+        return true;
+      }
+    }
+    return false;
+  }
+
   private _column(metric: Metric): Float64Array {
     const column = this._columns.get(metric);
     if (column === undefined) {

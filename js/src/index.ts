@@ -94,11 +94,16 @@ const panelPlugin: JupyterFrontEndPlugin<void> = {
         widget = new MainAreaWidget({ content: new ChartsWidget(page, themes) });
         widget.id = 'nbgpu-charts-main';
         widget.title.label = widget.content.title.label;
+        widget.toolbar.hide();
         // a layout, saved or restored, is without the widgets whose names it has not been told
         await charts.add(widget);
       }
       if (!widget.isAttached) {
         shell.add(widget, 'main');
+      }
+      if (!widget.isAttached) {
+        // the main area of Notebook 7 holds its notebook, and takes nothing else
+        shell.add(widget, 'down');
       }
       shell.activateById(widget.id);
     };

@@ -91,6 +91,12 @@ export class Server {
     return (await this._request<{ text: string }>('GET', path)).text;
   }
 
+  /** Where the session's code is now: the stacks of its kernel and of its ranks, as text. */
+  async stacks(sessionId: string): Promise<string> {
+    const path = `sessions/${encodeURIComponent(sessionId)}/stacks`;
+    return (await this._request<{ text: string }>('GET', path)).text;
+  }
+
   /** Has the server connect to a pool at once; null: to all. */
   async retry(pool: string | null): Promise<void> {
     await this._request('POST', 'retry', { pool });

@@ -58,6 +58,7 @@ export class SessionToolbarItem extends ReactWidget {
     for (const command of [
       CommandId.attach,
       CommandId.interrupt,
+      CommandId.showStacks,
       CommandId.restart,
       CommandId.detach,
       CommandId.close,

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from nbgpu_agent.cell_timeouts import timeout_of
 from nbgpu_agent.model import Accelerator, Execution
 
 MAX_RECORDED = 1000
@@ -31,6 +32,8 @@ class Request:
     execution_count: int | None
     cell_id: str = ""
     code_digest: str = ""
+    timeout_s: float | None = None
+    """For how long it may run, from when it has begun; None: for ever."""
     sent: bool = False
     begun: bool = False
     counts: bool = False
@@ -41,11 +44,18 @@ class Request:
     started_unix_s: float = 0.0
     first_number: int = 0
     """Of its first entry in the journal; 0: none yet."""
+    kernel_ended: bool = False
+    """Under it."""
     changed: list[asyncio.Future[None]] = field(default_factory=list)
 
     @property
     def over(self) -> bool:
-        return self.replied and self.idle
+        return self.kernel_ended or (self.replied and self.idle)
+
+    async def changed_within(self, timeout_s: float) -> None:
+        waiter = asyncio.get_running_loop().create_future()
+        self.changed.append(waiter)
+        await asyncio.wait({waiter}, timeout=timeout_s)
 
     def wake(self) -> None:
         for waiter in self.changed:
@@ -91,6 +101,7 @@ def request_of(request_id: str, header: dict[str, Any], parts: Sequence[Any]) ->
         count if isinstance(count, int) else None,
         cell_id=cell_id[:_MAX_CELL_ID_CHARACTERS] if isinstance(cell_id, str) else "",
         code_digest=code_digest(code) if isinstance(code, str) else "",
+        timeout_s=timeout_of(parts[2]),
     )
 
 

@@ -20,6 +20,7 @@ from typing import TypeAlias
 
 from nbgpu_agent.errors import AgentError
 from nbgpu_agent.model import KernelExit
+from nbgpu_agent.stacks import Stacks
 
 DEFAULT_LIMIT_BYTES = 256 << 20
 HARD_LIMIT_FACTOR = 4
@@ -72,7 +73,17 @@ class Choice:
     """Empty: none."""
 
 
-Event: TypeAlias = KernelStarted | KernelEnded | RequestRefused | SessionClosed | Choice
+@dataclass(frozen=True)
+class CellTimedOut:
+    """A cell has run for as long as it may, and is interrupted now."""
+
+    request_id: str
+    timeout_s: float
+    stacks: Stacks
+    """Where the session's code was; empty if it did not say."""
+
+
+Event: TypeAlias = KernelStarted | KernelEnded | RequestRefused | SessionClosed | Choice | CellTimedOut
 Body: TypeAlias = Message | Event
 
 

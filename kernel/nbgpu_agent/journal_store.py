@@ -25,6 +25,7 @@ from nbgpu_agent.errors import KernelDiedError
 from nbgpu_agent.journal import (
     ENTRY_OVERHEAD_BYTES,
     Body,
+    CellTimedOut,
     Choice,
     Entry,
     KernelEnded,
@@ -34,6 +35,7 @@ from nbgpu_agent.journal import (
     SessionClosed,
 )
 from nbgpu_agent.model import KernelExit
+from nbgpu_agent.stacks import ProcessStacks, Stacks
 
 DATABASE_FILE = "journal.db"
 PAYLOADS_FOLDER = "payloads"
@@ -339,6 +341,14 @@ def _event_record(body: Body) -> dict[str, Any]:
         return {"event": "refused", "request_id": body.request_id, "message": body.error.message}
     if isinstance(body, Choice):
         return {"event": "choice", "notebook_id": body.notebook_id, "session_id": body.session_id}
+    if isinstance(body, CellTimedOut):
+        return {
+            "event": "timed out",
+            "request_id": body.request_id,
+            "timeout_s": body.timeout_s,
+            "processes": [vars(each) for each in body.stacks.processes],
+            "cells": dict(body.stacks.cells),
+        }
     assert isinstance(body, SessionClosed)
     return {"event": "closed", "reason": body.reason}
 
@@ -353,6 +363,9 @@ def _event_of(record: dict[str, Any]) -> Body:
         return RequestRefused(record["request_id"], KernelDiedError(record["message"]))
     if kind == "choice":
         return Choice(record["notebook_id"], record["session_id"])
+    if kind == "timed out":
+        processes = tuple(ProcessStacks(**each) for each in record["processes"])
+        return CellTimedOut(record["request_id"], record["timeout_s"], Stacks(processes, record["cells"]))
     return SessionClosed(record["reason"])
 
 

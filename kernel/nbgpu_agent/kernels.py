@@ -42,6 +42,7 @@ from nbgpu_agent.processes import (
     signal_process,
     start_time,
 )
+from nbgpu_agent.stacks import ANSWER_WITHIN_S, Stacks, StackSource, read_cells, read_groups, take_stacks
 
 START_TIMEOUT_S = 60.0
 STDERR_TAIL_BYTES = 4096
@@ -104,6 +105,7 @@ class Kernel:
             self._runtime_folder = Path(tempfile.gettempdir()) / f"{_SHORT_FOLDER_PREFIX}{kernel_id}"
         self._log_path = folder / "log"
         self._stacks_path = folder / "stacks"
+        self._whereabouts = folder / "whereabouts"
         socket_prefix = self._runtime_folder / "k"
         if adopted is None:
             folder.mkdir(mode=0o700)
@@ -127,6 +129,7 @@ class Kernel:
             self._runtime_folder.mkdir(mode=0o700)
         temporary = self._runtime_folder / "tmp"
         temporary.mkdir()
+        self._whereabouts.mkdir(mode=0o700)
         connection_path = self._folder / "connection.json"
         connection_path.write_text(json.dumps(connection_info(socket_prefix)))
         own_variables = {
@@ -134,6 +137,7 @@ class Kernel:
             "NBGPU_OUTBOX_FOLDER": str(self._folder),
             "NBGPU_OUTBOX_BYTES": str(self._launcher.journal_bytes),
             "NBGPU_STACKS_FILE": str(self._stacks_path),
+            "NBGPU_WHEREABOUTS_FOLDER": str(self._whereabouts),
             "TMPDIR": str(temporary),
             MARKER_VARIABLE: self.id,
         }
@@ -175,29 +179,24 @@ class Kernel:
         if self.alive:
             signal_process(self.pid, signal.SIGURG)
 
-    async def stacks(self, timeout_s: float = 2.0) -> str:
-        """Returns the Python stacks of its threads, also while one computes.
+    async def stacks(self) -> Stacks:
+        """Returns the Python stacks of its threads and of its ranks, also while they compute.
 
         Raises:
             KernelDiedError: The kernel has ended, or does not answer.
         """
         async with self._stacks_lock:
-            before = _size(self._stacks_path)
             if not self.alive:
                 raise KernelDiedError("the kernel has ended, so it has no stacks")
-            signal_process(self.pid, signal.SIGUSR1)
-            deadline = self._loop.time() + timeout_s
-            size = before
-            while self._loop.time() < deadline and self.alive:
-                await asyncio.sleep(0.01)
-                now, size = size, _size(self._stacks_path)
-                if size > before and size == now:  # written, and nothing more comes
-                    break
-            if size == before:
+            ranks, known = await asyncio.to_thread(read_groups, self._whereabouts, self.id)
+            processes = await take_stacks([StackSource(self.pid, self._stacks_path), *ranks])
+            if not processes[0].dump:
                 raise KernelDiedError(
-                    f"the kernel did not show its stacks within {timeout_s:g} s", "`%gpu logs` shows what it wrote"
+                    f"the kernel did not show its stacks within {ANSWER_WITHIN_S:g} s",
+                    "`%gpu logs` shows what it wrote",
                 )
-            return self._stacks_path.read_bytes()[before:].decode(errors="replace")
+            cells = await asyncio.to_thread(read_cells, self._whereabouts, known, [each.dump for each in processes])
+            return Stacks(tuple(processes), cells)
 
     def log_tail(self, max_bytes: int = 0) -> str:
         """Returns the end of what the process wrote to its own stdout and stderr; 0: all that is kept."""

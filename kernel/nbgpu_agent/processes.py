@@ -58,6 +58,14 @@ def _environments() -> Iterable[tuple[int, Mapping[str, str]]]:
                 break
 
 
+def bears_marker(pid: int, marker: str) -> bool:
+    """Says whether a process runs and is the kernel's that has this marker. Asks the operating system anew."""
+    try:
+        return pid > 0 and psutil.Process(pid).environ().get(MARKER_VARIABLE) == marker
+    except (psutil.Error, OSError):
+        return False
+
+
 class ProcessTable:
     """The processes of all kernels: one look at the machine serves all that ask within a short while.
 

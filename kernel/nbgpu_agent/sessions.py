@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import psutil
 
+from nbgpu_agent.cell_timeouts import CellTimeouts
 from nbgpu_agent.channels import Channel, message_parts
 from nbgpu_agent.errors import KernelDiedError, KernelFailedError
 from nbgpu_agent.executions import ExecutionRecord, Request, RequestIds, request_of
 from nbgpu_agent.journal import (
     DEFAULT_LIMIT_BYTES,
+    CellTimedOut,
     Choice,
     Journal,
     KernelEnded,
@@ -56,6 +58,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     from nbgpu_agent.measuring import Measurement
+    from nbgpu_agent.stacks import Stacks
 
 Measure: TypeAlias = "Callable[[Collection[str], float, float], Measurement | None]"
 """Says what accelerators did from one time to another; None while there is no reading from after that."""
@@ -148,6 +151,7 @@ class Session:
             self._restore(state, stored)
             written = self.journal.last_number
         self._keeper = JournalKeeper(self, self.journal, store, executor, self._note_problem, written=written)
+        self._timeouts = CellTimeouts(self.stacks, self._tell_of_timeout, self._interrupt_current, self._end_current)
 
     # -- Its life ---------------------------------------------------------------------------------------------------
 
@@ -235,6 +239,9 @@ class Session:
         kernel.channels.number = self._kernel_number
         kernel.channels.in_order = True
         self._resuming = True
+        current = self._current
+        if current is not None and current.timeout_s is not None:
+            self._timeouts.bound(current, max(0.0, current.started_unix_s + current.timeout_s - self._now()))
         kernel.channels.on_message = self._on_message
         kernel.ended.add_done_callback(lambda ended: self._retire(kernel))
         resuming = asyncio.ensure_future(self._take_up(kernel))
@@ -296,6 +303,9 @@ class Session:
         self._request = replace(self._request, notebook_id=notebook_id, notebook_name=name)
         self._attached_unix_s = self._now() if notebook_id else 0.0
         self._on_change()
+
+    def _tell_of_timeout(self, event: CellTimedOut) -> None:
+        self.journal.append(event, own=True)
 
     def tell_choice(self, notebook_id: str, session_id: str) -> None:
         """Tells who is connected that the notebook uses another session from now on; none, if that id is empty."""
@@ -564,6 +574,8 @@ class Session:
             request.first_number = self.journal.last_number + 1  # of the entry that tells of it
             request.started_unix_s = self._now()
             request.wake()
+            if request.timeout_s is not None:
+                self._timeouts.bound(request, request.timeout_s)
         self._on_change()
 
     def _on_over(self, request: Request) -> None:
@@ -600,8 +612,7 @@ class Session:
         if kernel is None or current is None or (request_id and current.request_id != request_id):
             return False
         if escalate:
-            kernel.ending_asked_for = True
-            await self._retire(kernel)
+            await self._end_current()
             return True
         while not current.begun:
             if current.over or self._current is not current:
@@ -611,14 +622,26 @@ class Session:
             await waiter
         if current.over or self._current is not current:
             return False
+        self._interrupt_current()
+        return True
+
+    def _interrupt_current(self) -> None:
+        kernel, current = self._kernel, self._current
+        if kernel is None or current is None:
+            return
         kernel.interrupt()
         nudging = asyncio.ensure_future(self._nudge(kernel, current))
         self._nudges.add(nudging)
         nudging.add_done_callback(self._nudges.discard)
-        return True
 
-    async def stacks(self) -> str:
-        """Returns the Python stacks of the kernel's threads.
+    async def _end_current(self) -> None:
+        kernel = self._kernel
+        if kernel is not None:
+            kernel.ending_asked_for = True
+            await self._retire(kernel)
+
+    async def stacks(self) -> Stacks:
+        """Returns the Python stacks of the kernel's threads, and of its ranks.
 
         Raises:
             KernelDiedError: There is no kernel, or it does not answer.
@@ -757,6 +780,7 @@ class Session:
         if current is not None:
             self._last_active_unix_s = self._now()
             self._note_ended(current)
+            current.kernel_ended = True
             current.wake()
         if not self._closing:
             self._refuse_waiting()

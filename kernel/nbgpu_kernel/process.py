@@ -8,6 +8,8 @@ import os
 import signal
 import sys
 
+from nbgpu_kernel import whereabouts
+
 STACKS_FILE_VARIABLE = "NBGPU_STACKS_FILE"
 """Names the file to which SIGUSR1 appends the stacks of all threads. Removed from the environment once read."""
 
@@ -20,6 +22,7 @@ def prepare_process() -> None:
     log = os.dup(2)
     # The crashed thread alone: the end of the log, which people see, has room for one.
     faulthandler.enable(file=log, all_threads=False)
+    whereabouts.take_folder()
     stacks_path = os.environ.pop(STACKS_FILE_VARIABLE, None)
     if stacks_path is not None:
         stacks = os.open(stacks_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)

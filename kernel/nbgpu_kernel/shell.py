@@ -7,8 +7,10 @@ from types import TracebackType
 from typing import Any
 
 from ipykernel import zmqshell
+from ipykernel.compiler import XCachingCompiler
 from IPython.core.history import HistoryManager
 
+from nbgpu_kernel import whereabouts
 from nbgpu_kernel.interrupts import Interrupts
 
 
@@ -28,8 +30,22 @@ class NumberedHistoryManager(HistoryManager):
             self.db_input_cache.clear()  # kept for a writer that there is not
 
 
+class NotingCompiler(XCachingCompiler):
+    """Leaves word of which file's code is which cell, for those who see a stack while the kernel is busy."""
+
+    def cache(self, transformed_code: str, number: int = 0, raw_code: str | None = None) -> str:
+        name = str(super().cache(transformed_code, number, raw_code))
+        whereabouts.note_cell(name, number)
+        return name
+
+
 class ZMQInteractiveShell(zmqshell.ZMQInteractiveShell):
     """ipykernel's shell with that history. It has ipykernel's name: libraries recognise a notebook by it."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        if kwargs.get("compiler_class") in (None, XCachingCompiler):
+            kwargs["compiler_class"] = NotingCompiler
+        super().__init__(*args, **kwargs)  # type: ignore[no-untyped-call]
 
     def showtraceback(self, *args: Any, **kwargs: Any) -> None:
         error = sys.exc_info()[1]

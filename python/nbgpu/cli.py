@@ -18,6 +18,7 @@ from nbgpu.client.discovery import TOKEN_VARIABLE, connect, default_pool_name
 from nbgpu.client.embedded import ensure_agent, find_agent, wait_until_gone
 from nbgpu.client.pool import Pool
 from nbgpu.client.pools import ConfiguredPool, add_pool, find_pool, pools_file, read_pools, remove_pool
+from nbgpu.stack_report import stacks_in_words
 from nbgpu_protocol.discovery import LOG_FILE, agent_folder
 from nbgpu_protocol.v1 import pool_pb2
 
@@ -63,6 +64,9 @@ def _parser() -> argparse.ArgumentParser:
         ("logs", _logs, "what a session's process wrote outside of cells"),
     ):
         add(name, command, text).add_argument("session", help="the session's id, or the beginning of it")
+    stacks = add("stacks", _stacks, "where a session's code is now, of its kernel and of its ranks")
+    stacks.add_argument("session", help="the session's id, or the beginning of it")
+    stacks.add_argument("--all", action="store_true", help="threads that only wait for work, too")
     pool = commands.add_parser("pool", help="the pools beside the default one").add_subparsers(
         required=True, metavar="COMMAND"
     )
@@ -136,6 +140,13 @@ async def _logs(options: argparse.Namespace) -> int:
     async with await _pool(start=False) as pool:
         info = await _find(pool, options.session)
         sys.stdout.write(await pool.read_log(info.id))
+    return 0
+
+
+async def _stacks(options: argparse.Namespace) -> int:
+    async with await _pool(start=False) as pool:
+        info = await _find(pool, options.session)
+        print(stacks_in_words(await pool.stacks(info.id), info, show_all=options.all))
     return 0
 
 

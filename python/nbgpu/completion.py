@@ -21,7 +21,7 @@ from nbgpu_protocol.v1 import pool_pb2
 _ATTRIBUTE = re.compile(r"(?<![\w.)\]])([^\W\d]\w*)\.(\w*)$")
 """The name of a variable, and the beginning of one of its attributes."""
 _TAKES_SPEC = ("attach", "on")
-_TAKES_ID = ("close", "interrupt", "restart", "logs", "detach")
+_TAKES_ID = ("close", "interrupt", "restart", "logs", "stacks", "detach")
 
 
 class Completion:

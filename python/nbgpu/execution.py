@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from nbgpu import errors
+from nbgpu.cell_timeout import timeout_error
 from nbgpu.client.connection import Message
 from nbgpu.output import OUTPUT_TYPES, PAYLOADS, Publisher, RemoteResult
 from nbgpu.remote_exceptions import rebuild_exception
@@ -61,6 +62,7 @@ class Request:
         self._is_idle = False
         self._expects_reply = expects_reply
         self._failure: errors.Error | None = None
+        self._timed_out: session_pb2.CellTimedOut | None = None
         self.answered: concurrent.futures.Future[None] = concurrent.futures.Future()
         """Done once the request is answered or has failed; never holds an exception."""
         self._events: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -81,6 +83,10 @@ class Request:
             if self.reply is not None and self.reply.get("status") != "error":
                 self.release_error()
             self._end()
+
+    def note_timeout(self, event: session_pb2.CellTimedOut) -> None:
+        """Takes note that its time is over, and that it is interrupted."""
+        self._timed_out = event
 
     def fail(self, error: errors.Error) -> None:
         """Ends the request: there will be no reply."""
@@ -106,6 +112,8 @@ class Request:
             if event is None:
                 break
             event()
+        if self._timed_out is not None and isinstance(self._failure, errors.KernelDiedError):
+            raise timeout_error(self._timed_out, kernel_ended=True) from self._failure
         if self._failure is not None:
             raise self._failure
 
@@ -113,7 +121,11 @@ class Request:
         """Returns what the cell's last expression showed, or raises what the cell raised."""
         reply = self.reply or {}
         if reply.get("status") == "ok":
+            if self._timed_out is not None:
+                _tell(f"the cell ended by itself when it was interrupted after {self._timed_out.timeout_s:g} s")
             return self.result
+        if reply.get("status") == "error" and self._timed_out is not None:
+            raise timeout_error(self._timed_out, frames=[str(frame) for frame in reply.get("traceback", [])])
         if reply.get("status") == "error":
             raise rebuild_exception(reply, is_told=self._held_error is None)
         raise errors.KernelDiedError("the session's kernel dropped the cell before running it")
@@ -168,3 +180,7 @@ class Request:
             answer = "\x04"  # what a kernel takes for the end of the input
         if self._reply_to_input is not None:
             self._reply_to_input(message, answer)
+
+
+def _tell(text: str) -> None:
+    print(f"nbgpu: {text}", file=sys.stderr, flush=True)

@@ -11,6 +11,7 @@ from typing import Any
 from IPython.core.magic import Magics, line_cell_magic, magics_class
 
 from nbgpu import errors, words
+from nbgpu.cell_timeout import TIMEOUT_OPTION, parse_duration
 from nbgpu.client.background import background
 from nbgpu.environment_commands import PLAN_OPTION, EnvironmentCommands
 from nbgpu.live_metrics.table import show_metrics
@@ -27,6 +28,7 @@ from nbgpu_protocol.v1 import pool_pb2
 
 STICKY_OPTION = "--sticky"
 NO_SYNC_OPTION = "--no-sync"
+ALL_OPTION = "--all"
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,7 @@ class GpuMagics(Magics):
             "interrupt": self._interrupt,
             "restart": self._restart,
             "logs": self._logs,
+            "stacks": self._stacks,
             "push": self._push,
             "pull": self._pull,
             **self.environment.commands,
@@ -139,11 +142,12 @@ class GpuMagics(Magics):
 
         ::
 
-            %%gpu [SPEC] [--no-wait] [-i NAME] [-o NAME] [--no-sync] [--python any]
+            %%gpu [SPEC] [--no-wait] [-i NAME] [-o NAME] [--no-sync] [--timeout 10m] [--python any]
                                          run this cell in a session on the accelerators of SPEC; without
                                          SPEC in the session that this notebook is attached to
                                          (-i: send NAME, however large; -o: bring NAME back, however
-                                         large; --no-sync: send and bring back nothing; --python any:
+                                         large; --no-sync: send and bring back nothing; --timeout: interrupt
+                                         the cell when it has run so long, as 90s or 1h30m; --python any:
                                          from now on with the nearest version of Python that the node
                                          has, if it lacks this one; plain data crosses then)
 
@@ -163,6 +167,9 @@ class GpuMagics(Magics):
             %gpu restart [ID]            a fresh kernel on the same accelerators
             %gpu logs [ID]               what the session's process wrote outside of cells
             %gpu logs --rank N           what a rank of the latest `distributed` call wrote, all of it
+            %gpu stacks [ID] [--all]     where the session's code is now: of its kernel, and of each rank
+                                         (while a cell runs: "Show Stacks" in the notebook's GPU menu,
+                                         or `nbgpu stacks ID` in a terminal)
             %gpu push NAME…              send variables to the session
             %gpu pull NAME…              bring variables of the session here
             %gpu sync [PATH…] [--to|--from] [--dry-run]
@@ -198,6 +205,8 @@ class GpuMagics(Magics):
 
     def _run_cell(self, line: str, cell: str) -> None:
         rest, send, bring = take_names(self.environment.take_python(line))
+        rest, limit = take_value(rest, TIMEOUT_OPTION)
+        timeout_s = parse_duration(limit) if limit is not None else None
         command = parse_line(rest, frozenset({"--no-wait", NO_SYNC_OPTION, PLAN_OPTION, STICKY_OPTION}))
         if PLAN_OPTION in command.options:
             self.environment.show_plan(cell)
@@ -216,7 +225,7 @@ class GpuMagics(Magics):
         # The cell's own number: `execution_count` is the next one already in newer versions of IPython.
         count = self.shell.displayhook.prompt_count
         wish = Wish() if NO_SYNC_OPTION in command.options else Wish.of_cell(analyse(cell), send, bring)
-        execute_cell(client, code, wish, execution_count=count)
+        execute_cell(client, code, wish, execution_count=count, timeout_s=timeout_s)
 
     def _session_for(self, spec: Spec | None, *, wait: bool) -> SessionClient:
         notebook = this_notebook()
@@ -329,6 +338,11 @@ class GpuMagics(Magics):
             print(read_rank_log(rank.strip()), end="")
             return
         print(Session(self._named(line)).logs(), end="")
+
+    def _stacks(self, line: str) -> None:
+        command = parse_line(line, frozenset({ALL_OPTION}))
+        client = self._named(" ".join(command.words))
+        print(Session(client).stacks(all_threads=ALL_OPTION in command.options))
 
     def _push(self, line: str) -> None:
         names = _names(line)

@@ -21,6 +21,7 @@ from nbgpu.notebook import OnUpdate, current_request, notebook_id, this_notebook
 from nbgpu.output import RemoteResult, choose_publisher
 from nbgpu.session_client import CLIENT_ID, SessionClient
 from nbgpu.spec import Spec, parse_spec
+from nbgpu.stack_report import NameOf, cell_name, stacks_in_words
 from nbgpu.values.exchange import Exchange, Run
 from nbgpu.values.handle import Handle
 from nbgpu.values.synchroniser import Wish
@@ -133,6 +134,7 @@ class _SessionBase:
         buffers: Sequence[bytes] = (),
         *,
         silent: bool = False,
+        timeout_s: float | None = None,
     ) -> tuple[Request, Coroutine[Any, Any, None]]:
         """Returns the request, and the coroutine that sends it."""
         parent = current_request()
@@ -148,6 +150,8 @@ class _SessionBase:
         own: dict[str, Any] = {"execution_count": execution_count} if execution_count is not None else {}
         if values:
             own["values"] = values
+        if timeout_s is not None:
+            own["timeout_s"] = timeout_s
         if own:
             metadata["nbgpu"] = own
         header = {**parent["header"], "msg_type": "execute_request"}
@@ -315,11 +319,13 @@ class Session(_SessionBase):
         *,
         silent: bool,
         execution_count: int | None = None,
+        timeout_s: float | None = None,
     ) -> Request:
-        """Runs code and waits for the answer, interruptibly."""
+        """Runs code and waits for the answer, interruptibly. What is silent is not the person's, and not bounded."""
         if self._needs_reviving:
             background().run(self._revive())
-        request, sending = self._prepare(code, execution_count, values, buffers, silent=silent)
+        limit_s = None if silent else timeout_s
+        request, sending = self._prepare(code, execution_count, values, buffers, silent=silent, timeout_s=limit_s)
         background().submit(sending)
         wait_interruptibly(self._client, request)
         return request
@@ -335,6 +341,19 @@ class Session(_SessionBase):
     def logs(self) -> str:
         """Returns what the kernel's process wrote outside of cells."""
         return background().run(self._client.pool.read_log(self.id))
+
+    def stacks(self, *, all_threads: bool = False) -> str:
+        """Returns where the session's code is now, in words: of its kernel, and of each rank of a call that runs.
+
+        It does not wait for the kernel, whatever that does.
+
+        Args:
+            all_threads: Those that wait for work, or for messages, too.
+
+        Raises:
+            KernelDiedError: There is no kernel, or it does not answer.
+        """
+        return background().run(_stacks(self._client, cell_name, all_threads=all_threads))
 
     def samples(self, last_s: float = 60.0) -> Any:
         """Returns what its accelerators did: a pandas DataFrame, or a list of dicts where there is no pandas.
@@ -458,6 +477,10 @@ class AsyncSession(_SessionBase):
     async def logs(self) -> str:
         return await _await(self._client.pool.read_log(self.id))
 
+    async def stacks(self, *, all_threads: bool = False) -> str:
+        """Returns where the session's code is now; see `Session.stacks`."""
+        return await _await(_stacks(self._client, cell_name, all_threads=all_threads))
+
     async def samples(self, last_s: float = 60.0) -> Any:
         """Returns what its accelerators did; see `Session.samples`."""
         return as_frame(await _await(recorded_rows(self._client, last_s)))
@@ -472,8 +495,22 @@ class AsyncSession(_SessionBase):
         await _await(this_notebook().close(self._client))
 
 
-def execute_cell(client: SessionClient, code: str, wish: Wish, *, execution_count: int | None = None) -> Any:
+def execute_cell(
+    client: SessionClient,
+    code: str,
+    wish: Wish,
+    *,
+    execution_count: int | None = None,
+    timeout_s: float | None = None,
+) -> Any:
     """Runs a cell's code with what it reads of this notebook sent before, and what it binds bound here after.
+
+    Args:
+        client: The session.
+        code: The cell's.
+        wish: What is to travel.
+        execution_count: As `Session.execute`.
+        timeout_s: For how long it may run, from when it begins; None: for ever.
 
     Returns:
         What its last expression showed.
@@ -482,7 +519,8 @@ def execute_cell(client: SessionClient, code: str, wish: Wish, *, execution_coun
         BaseException: As `Session.execute` does; nothing is bound then.
     """
     session = Session(client)
-    exchange = Exchange(client, functools.partial(session._run, execution_count=execution_count))
+    run = functools.partial(session._run, execution_count=execution_count, timeout_s=timeout_s)
+    exchange = Exchange(client, run)
     return exchange.run_cell(code, wish, session._finish)
 
 
@@ -542,6 +580,11 @@ async def _info(client: SessionClient) -> pool_pb2.SessionInfo:
         if info.id == client.id:
             return info
     raise errors.NoSuchSessionError(f"the session {client.id} is closed")
+
+
+async def _stacks(client: SessionClient, name_of: NameOf, *, all_threads: bool) -> str:
+    response, info = await asyncio.gather(client.pool.stacks(client.id), _info(client))
+    return stacks_in_words(response, info, name_of, show_all=all_threads)
 
 
 def _raise(error: BaseException) -> NoReturn:

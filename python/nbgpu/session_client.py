@@ -158,6 +158,11 @@ class SessionClient:
             self._forget(request)
             request.fail(error)
 
+    def on_timed_out(self, event: session_pb2.CellTimedOut) -> None:
+        request = self._requests.get(event.request_id)
+        if request is not None:
+            request.note_timeout(event)
+
     def on_dropped(self, first: int, last: int) -> None:
         _tell(f"{last - first + 1} messages of the session were dropped by the agent before they could be fetched")
 

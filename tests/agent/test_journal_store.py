@@ -11,10 +11,20 @@ import pytest
 
 from nbgpu_agent import journal_keeping
 from nbgpu_agent.errors import KernelDiedError
-from nbgpu_agent.journal import Choice, Entry, Journal, KernelEnded, KernelStarted, Message, RequestRefused
+from nbgpu_agent.journal import (
+    CellTimedOut,
+    Choice,
+    Entry,
+    Journal,
+    KernelEnded,
+    KernelStarted,
+    Message,
+    RequestRefused,
+)
 from nbgpu_agent.journal_keeping import JournalKeeper
 from nbgpu_agent.journal_store import FILE_BYTES, Batch, JournalStore, StoreError
 from nbgpu_agent.model import KernelExit
+from nbgpu_agent.stacks import ProcessStacks, Stacks
 
 DEADLINE_S = 60
 
@@ -36,21 +46,22 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
         KernelEnded(1, KernelExit(None, 9, "tail", asked_for=False)),
         RequestRefused("r", KernelDiedError("it ended")),
         Choice("notebook", ""),
+        CellTimedOut("r", 1.5, Stacks((ProcessStacks(1, "dump", rank=0),), {"file": 3})),
     ]
     store.write(Batch(entries_of(b"one", b"two"), b"first state", [(0, b"a")], [(0, "id-0")]))
     store.write(Batch(entries_of(large, b"four", first=3), b"second state", [(0, b"b"), (1, b"c")], [(1, "id-1")]))
     store.write(Batch([Entry(5 + at, event, 400) for at, event in enumerate(events)], None))
     store.close()
     stored = JournalStore(store.folder).load()
-    assert [each.number for each in stored.entries] == list(range(1, 9))
+    assert [each.number for each in stored.entries] == list(range(1, 10))
     assert texts(stored.entries) == [b"one", b"two", large, b"four"]
     assert stored.entries[:4] == [*entries_of(b"one", b"two"), *entries_of(large, b"four", first=3)]
     assert [each.body for each in stored.entries[4:6]] == events[:2]
     refused = stored.entries[6].body
     assert isinstance(refused, RequestRefused)
     assert (refused.request_id, refused.error.message) == ("r", "it ended")
-    assert stored.entries[7].body == events[3]
-    assert (stored.state, stored.executions, stored.last_number) == (b"second state", [(0, b"b"), (1, b"c")], 8)
+    assert [each.body for each in stored.entries[7:]] == events[3:]
+    assert (stored.state, stored.executions, stored.last_number) == (b"second state", [(0, b"b"), (1, b"c")], 9)
     assert stored.requests == [(0, "id-0"), (1, "id-1")]
     assert [path.name for path in (store.folder / "payloads").iterdir()] == ["3"]
     store.remove()

@@ -2,90 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
-import secrets
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import rank_faults
 from notebook_kernel import Cell, NotebookKernel, notebook_kernel, without_colours
-
-OWN = f"nbgpu-test-{secrets.token_hex(4)}"
-"""Begins the names in shared memory of what the ranks make there."""
-WORK = """
-%load_ext nbgpu
-from nbgpu import distributed, runtime as rt
-%gpu attach H100x3
-
-class Mine(ValueError):
-    def __init__(self, text, number):
-        super().__init__(text, number)
-        self.number = number
-
-def wait_until_the_others_wait(store):
-    # Has them write where they are, as the launcher does, until they are in the collective.
-    import os, signal, time
-    from pathlib import Path
-    own = next(path for each in Path("/proc/self/fd").iterdir() if (path := os.readlink(each)).endswith(".stacks"))
-    for rank in (0, 2):
-        pid = int(store.get(f"pid {rank}"))
-        stacks = Path(own).parent / f"rank-{rank}.stacks"
-        while "in all_reduce" not in stacks.read_text():
-            os.kill(pid, signal.SIGUSR1)
-            time.sleep(0.02)
-
-@distributed(gpus=3, timeout=120)
-def work(kind):
-    import ctypes, os, signal, socket, subprocess, sys
-    from multiprocessing.shared_memory import SharedMemory
-    import torch, torch.distributed as dist
-    dist.init_process_group("gloo")
-    shared = SharedMemory(f"OWN-{rt.get_global_rank()}", create=True, size=1000)
-    subprocess.Popen(["sleep", "600"], start_new_session=True)
-    print("before", rt.get_global_rank())
-    store = dist.distributed_c10d._get_default_store()
-    store.set(f"pid {rt.get_global_rank()}", str(os.getpid()))
-    if rt.get_global_rank() == 1:
-        wait_until_the_others_wait(store)
-        if kind == "raise":
-            raise Mine("boom", 7)
-        if kind == "kill":
-            os.kill(os.getpid(), signal.SIGKILL)
-        if kind == "crash":
-            ctypes.string_at(0)
-        if kind == "exit":
-            sys.exit(3)
-        if kind == "leave":
-            os._exit(0)
-        if kind == "memory":
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        if kind == "port":
-            taken = socket.create_server(("127.0.0.1", 0))
-            dist.TCPStore("127.0.0.1", taken.getsockname()[1], 1, True)
-        while kind == "loop":
-            pass
-    dist.all_reduce(torch.ones(1))
-    return "done"
-
-%%gpu --no-sync
-import os, tempfile
-from pathlib import Path
-def left():
-    found = []
-    for each in Path("/proc").glob("[0-9]*"):
-        try:
-            variables = (each / "environ").read_bytes()
-            if b"NBGPU_CALL_ID=" in variables and os.environ["IPYTHONDIR"].encode() in variables:
-                found.append((each / "cmdline").read_bytes())
-        except OSError:
-            pass
-    folder = Path(tempfile.gettempdir())
-    short = [each.name for each in folder.iterdir() if Path("/tmp", f"nbgpu-{each.name}").exists()]
-    return found, list(folder.glob("*/t")) + short, list(folder.glob("*/payload"))
-""".replace("OWN", OWN)
 
 
 @pytest.fixture(scope="module")
@@ -94,10 +19,7 @@ def notebook(own_folders: Path) -> Iterator[NotebookKernel]:
         patch.setenv("NBGPU_SIMULATE", "H100x3")
         patch.chdir(own_folders)
         with notebook_kernel(own_folders) as kernel:
-            first, second, rest = WORK.strip().split("\n\n", 2)
-            assert rest
-            for cell in (f"{first}\n{second}", *rest.rsplit("\n\n", 1)):
-                run(kernel, cell)
+            rank_faults.prepare(kernel)
             yield kernel
 
 
@@ -112,11 +34,6 @@ def fail(notebook: NotebookKernel, code: str) -> tuple[str, str]:
     cell = notebook.run(code)
     assert len(cell.errors) == 1, cell.messages
     return cell.errors[0]["ename"], without_colours("\n".join(cell.errors[0]["traceback"]))
-
-
-def shared_memory() -> set[str]:
-    """Returns what is in shared memory of what these ranks make there."""
-    return {name for name in os.listdir("/dev/shm") if name.startswith(OWN)}
 
 
 WAITED = "ranks 0, 2 waited in all_reduce when they were stopped, in work, line "
@@ -216,7 +133,7 @@ def test_the_sessions_kernel_is_killed(notebook: NotebookKernel) -> None:
     assert raised == "KernelDiedError"
     run(notebook, "%gpu restart")
     assert "NoSuchCallError" in fail(notebook, "call.status")[0]
-    run(notebook, WORK.strip().split("\n\n")[-1])
+    rank_faults.define_left(notebook)
     run(
         notebook,
         """
@@ -232,6 +149,4 @@ def test_the_sessions_kernel_is_killed(notebook: NotebookKernel) -> None:
 
 def assert_nothing_left(notebook: NotebookKernel) -> None:
     """Looks for processes, temporary files and shared memory of any call, and that the session goes on."""
-    cell = run(notebook, "%%gpu --no-sync\nprint(left())")
-    assert cell.text() == "([], [], [])\n"
-    assert shared_memory() == set()
+    assert rank_faults.left_behind(notebook) == ""

@@ -295,6 +295,7 @@ def test_interrupt_restart_renew_read_and_close(api: Api, notebook: Notebook) ->
     assert api.nbgpu("POST", f"{path}/interrupt") == {"interrupted": False}
     notebook.run("%%gpu --no-sync\nimport os\n_ = os.write(2, b'')\nthere = 1")
     assert set(api.nbgpu("GET", f"{path}/logs")) == {"text"}
+    assert "the kernel runs no code of yours now" in api.nbgpu("GET", f"{path}/stacks")["text"]
     assert api.nbgpu("POST", f"{path}/renew") == {"expires_unix_s": None}
     api.nbgpu("POST", f"{path}/restart")
     until(lambda: api.session(session["id"])["kernel_generation"] == 2)

@@ -79,7 +79,7 @@ def test_sessions_are_listed_and_closed(client: Client, nbgpu_says: Says) -> Non
     assert nbgpu_says("sessions") == "no sessions\n"
 
 
-@pytest.mark.parametrize("command", ["close", "interrupt", "restart", "logs"])
+@pytest.mark.parametrize("command", ["close", "interrupt", "restart", "logs", "stacks"])
 def test_a_session_is_named_by_the_beginning_of_its_id_and_by_that_alone(
     client: Client, command: str, capsys: Capture
 ) -> None:
@@ -91,7 +91,7 @@ def test_a_session_is_named_by_the_beginning_of_its_id_and_by_that_alone(
     assert [session.id for session in client.sessions()] == open_before
 
 
-@pytest.mark.parametrize("command", ["close", "interrupt", "restart", "logs"])
+@pytest.mark.parametrize("command", ["close", "interrupt", "restart", "logs", "stacks"])
 def test_where_no_agent_runs_none_is_started_for_nothing(place: Workplace, command: str, capsys: Capture) -> None:
     assert "no agent runs on this machine" in fails(capsys, command, "4f2a")
     assert not place.folder.exists()
@@ -111,6 +111,14 @@ def test_restart(client: Client, nbgpu_says: Says) -> None:
     said = nbgpu_says("restart", session.id[:8])
     assert said == f"session {session.id} has a fresh kernel; its variables are gone\n"
     assert client.sessions()[0].kernel_generation == 2
+
+
+def test_stacks(client: Client, nbgpu_says: Says) -> None:
+    session = client.open(1)
+    said = nbgpu_says("stacks", session.id)
+    assert f"session {session.id}: idle" in said
+    assert "the kernel runs no code of yours now" in said
+    assert "zmq" in nbgpu_says("stacks", session.id[:6], "--all")
 
 
 def test_logs(client: Client, nbgpu_says: Says) -> None:

@@ -231,6 +231,9 @@ def test_notebook_7_has_the_same(lab, notebook, browser, screenshots):
         line = page.locator(".jp-CodeCell").nth(1).locator(".nbgpu-CellLine")
         expect(line).to_contain_text("A10 (simulated) · ")
         page.screenshot(path=screenshots / "notebook-7.png")
+        panel.get_by_role("button", name="Open charts of all GPUs").click()
+        expect(page.locator(".nbgpu-Charts:visible canvas").first).to_be_visible()
+        page.screenshot(path=screenshots / "notebook-7-charts.png")
         assert [error for error in errors if "nbgpu" in error] == []  # Notebook 7 has one of its own
     finally:
         context.close()

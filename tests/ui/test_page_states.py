@@ -25,8 +25,19 @@ OVERFLOWING = """selector => [...document.querySelectorAll(selector + ' *')]
     return own.right > panel.right + 0.5 || own.left < panel.left - 0.5;
   })
   .map(node => `${node.className}: ${node.textContent.slice(0, 40)}`)"""
+CUT_CHOICES = """selector => [...document.querySelectorAll(selector + ' select')]
+  .filter(select => {
+    const whole = select.cloneNode(true);
+    whole.style.cssText = 'position: absolute; max-width: none; visibility: hidden';
+    select.parentElement.append(whole);
+    const isCut = whole.getBoundingClientRect().width > select.getBoundingClientRect().width + 1;
+    whole.remove();
+    return isCut;
+  })
+  .map(select => select.getAttribute('aria-label'))"""
 NARROW = """:root { --jp-sidebar-min-width: 100px !important; }
 #jp-left-stack, #jp-main-split-panel > * { min-width: 0 !important; }
+#jp-left-stack { overflow: visible !important; z-index: 1; }
 #nbgpu-panel { width: %dpx !important; }"""
 INKED = """index => {
   const canvas = document.querySelectorAll('.nbgpu-Charts [data-accelerator]')[index].querySelector('canvas');
@@ -128,7 +139,7 @@ def test_eight_gpus_and_long_names_are_shown_in_both_themes(lab, feed, kernel_id
         lab.screenshot(screenshots / f"sidebar-{theme.lower()}.png")
 
 
-@pytest.mark.parametrize("width", [200, 260])
+@pytest.mark.parametrize("width", [200, 280, 400])
 def test_nothing_overflows_whatever_the_width(lab, feed, kernel_id, screenshots, width):
     feed.publish(*busy_page(kernel_id))
     feed.publish_samples("lab", *readings())
@@ -141,6 +152,7 @@ def test_nothing_overflows_whatever_the_width(lab, feed, kernel_id, screenshots,
     try:
         expect(lab.panel).to_have_css("width", f"{width}px")
         assert lab.page.evaluate(OVERFLOWING, "#nbgpu-panel") == []
+        assert lab.page.evaluate(CUT_CHOICES, "#nbgpu-panel") == []
         lab.panel.screenshot(path=screenshots / f"sidebar-{width}.png", animations="disabled")
     finally:
         style.evaluate("node => node.remove()")
@@ -399,6 +411,18 @@ def test_only_charts_in_sight_are_drawn_and_one_that_comes_into_sight_is(lab, fe
     assert not lab.page.evaluate(INKED, 7)
     lab.page.locator(".nbgpu-Charts").evaluate("node => { node.scrollTop = node.scrollHeight; }")
     lab.page.wait_for_function(INKED, arg=7)
+
+
+def test_the_charts_come_back_with_the_page(lab, feed, kernel_id):
+    feed.samples = {"lab": readings()}
+    feed.publish(lab_pool())
+    lab.execute("nbgpu:open-charts")
+    lab.wait_until_layout_has("nbgpu-charts:charts")
+    lab.reload()
+    lab.page.locator(".lm-DockPanel-tabBar .lm-TabBar-tab", has_text="GPU charts").click()
+    expect(lab.page.locator(".nbgpu-Charts [data-accelerator]:visible")).to_have_count(8)
+    lab.page.wait_for_function(INKED, arg=0)
+    assert lab.page.locator(".jp-MainAreaWidget > .nbgpu-Charts").count() == 1
 
 
 def test_the_toolbar_has_a_menu_whose_attach_leads_to_the_picker(lab, feed, kernel_id):

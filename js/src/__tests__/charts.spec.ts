@@ -1,6 +1,7 @@
 import { describe, expect, it } from 'vitest';
 
 import { arrange } from '../charts/arrangement';
+import { formatClock, whereItFits, widthOfAxis } from '../charts/axes';
 import { thin } from '../charts/thinning';
 import { History } from '../history';
 import { accelerator, NOW_S, pageState, pool, sample } from './values';
@@ -75,5 +76,25 @@ describe('arrange', () => {
       sample({ time_unix_s: NOW_S + 2, nvlink_tx_bytes_per_s: 5, nvlink_rx_bytes_per_s: 5 })
     ]);
     expect(arrange({ state: pools, history }, 60).key).not.toBe(first);
+  });
+});
+
+describe('axes', () => {
+  it('are as wide as the longest words beside them', () => {
+    expect(widthOfAxis(['0 MHz', '1000 MHz'])).toBeGreaterThan(widthOfAxis(['0%', '100%']));
+    expect(widthOfAxis(['0%', '50%'])).toBe(widthOfAxis(['0%', '100%']));
+    expect(widthOfAxis(null)).toBe(widthOfAxis(['0%']));
+  });
+
+  it('say seconds only where marks are not all at whole minutes', () => {
+    const noon_s = new Date(2026, 0, 2, 12, 0, 5).getTime() / 1000;
+    expect(formatClock(noon_s, 15)).toBe('12:00:05');
+    expect(formatClock(noon_s, 300)).toBe('12:00');
+  });
+
+  it('have no words that the edge would cut', () => {
+    expect(whereItFits('12:00', 18)).toBe('12:00');
+    expect(whereItFits('12:00', 17)).toBe('');
+    expect(whereItFits('12:00:05', 18)).toBe('');
   });
 });

@@ -38,6 +38,13 @@ describe('Track', () => {
     expect(track([1, null]).mean('utilisation_percent', 0)).toBeNull();
   });
 
+  it('knows a metric from the time on of which anything is known', () => {
+    const made = track([1, null], [2, 5], [3, null]);
+    expect(made.knows('utilisation_percent', 1)).toBe(true);
+    expect(made.knows('utilisation_percent', 2)).toBe(true);
+    expect(made.knows('utilisation_percent', 3)).toBe(false);
+  });
+
   it('puts what was recorded earlier where it belongs', () => {
     const made = track([10, 100], [12, 120]);
     made.merge(

@@ -24,6 +24,15 @@ async function failure(answer: () => Response | Promise<Response>): Promise<Requ
 }
 
 describe('Server', () => {
+  it('reads the logs and the stacks of a session', async () => {
+    const { server, asked } = makeServer(
+      ({ path }) => new Response(JSON.stringify({ text: `of ${path}` }))
+    );
+    expect(await server.logs('s/1')).toBe('of sessions/s%2F1/logs');
+    expect(await server.stacks('s/1')).toBe('of sessions/s%2F1/stacks');
+    expect(asked.map(({ method }) => method)).toEqual(['GET', 'GET']);
+  });
+
   it('asks for each thing in its own way', async () => {
     const { server, asked } = makeServer(() => new Response(null, { status: 204 }));
     await server.interrupt('s/1');

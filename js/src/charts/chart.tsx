@@ -4,6 +4,7 @@ import * as React from 'react';
 import uPlot from 'uplot';
 
 import type { Track } from '../history';
+import { formatClock, whereItFits, widthOfAxis } from './axes';
 import type { ChartBoard, IView } from './board';
 import type { IChartKind } from './scales';
 import { thin } from './thinning';
@@ -90,11 +91,12 @@ function options(kind: IChartKind, node: HTMLElement): uPlot.Options {
       {
         ...axis,
         size: 20,
-        values: (_, splits, __, ___, step_s) => splits.map(split => formatClock(split, step_s))
+        values: (plot, splits, _, __, step_s) =>
+          splits.map(split => whereItFits(formatClock(split, step_s), roomFor(plot, split)))
       },
       {
         ...axis,
-        size: 62,
+        size: (_, words) => widthOfAxis(words),
         space: 30,
         ...(kind.steps === undefined ? {} : { incrs: [...kind.steps] }),
         values: (_, splits) => splits.map(kind.format)
@@ -133,9 +135,7 @@ function showValues(made: uPlot, kind: IChartKind, node: HTMLElement): void {
     .join(', ');
 }
 
-/** Without seconds where all the marks are at whole minutes. */
-function formatClock(unix_s: number, step_s: number): string {
-  const time = new Date(unix_s * 1000);
-  const parts = [time.getHours(), time.getMinutes(), ...(step_s < 60 ? [time.getSeconds()] : [])];
-  return parts.map(part => String(part).padStart(2, '0')).join(':');
+/** From a mark of the axis of time to the right edge, in pixels. */
+function roomFor(plot: uPlot, unix_s: number): number {
+  return plot.width - plot.bbox.left / uPlot.pxRatio - plot.valToPos(unix_s, 'x');
 }

@@ -71,11 +71,7 @@ export const CHARTS: readonly IChartKind[] = [
 
 /** Whether any of these tracks knows something to draw: no chart else. */
 export function isKnown(kind: IChartKind, tracks: readonly Track[], from_unix_s: number): boolean {
-  return tracks.some(track =>
-    kind.series.some(({ metric }) =>
-      track.values(metric, from_unix_s).some(value => !Number.isNaN(value))
-    )
-  );
+  return tracks.some(track => kind.series.some(({ metric }) => track.knows(metric, from_unix_s)));
 }
 
 /** The top of the axis that all these tracks share; null where none of them knows the metric. */

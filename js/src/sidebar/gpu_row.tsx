@@ -1,5 +1,6 @@
 /** The live row of one accelerator, which opens to show clocks, links, errors and processes. */
 
+import type { ISignal } from '@lumino/signaling';
 import * as React from 'react';
 
 import type { Track } from '../history';
@@ -13,15 +14,21 @@ import {
   factsOf
 } from '../words/samples';
 import { Disclosure, Facts } from './elements';
+import { useSignal } from './hooks';
 import { Sparkline } from './sparkline';
 
 export function GpuRow(props: {
   accelerator: IAccelerator;
-  track: Track | undefined;
+  /** Undefined before the first reading. */
+  findTrack: () => Track | undefined;
+  /** Emits when there are new readings to draw. */
+  sampled: ISignal<unknown, unknown>;
   sessions: readonly ISession[];
   window_s: number;
 }): React.JSX.Element {
-  const { accelerator, track, sessions, window_s } = props;
+  const { accelerator, findTrack, sampled, sessions, window_s } = props;
+  useSignal(sampled);
+  const track = findTrack();
   const [isOpen, setOpen] = React.useState(false);
   const sample = track?.latest ?? null;
   return (
@@ -76,7 +83,7 @@ function MemoryBar(props: { sample: ISample | null }): React.JSX.Element {
 function Condition(props: {
   accelerator: IAccelerator;
   sample: ISample | null;
-}): React.JSX.Element {
+}): React.JSX.Element | null {
   const { accelerator, sample } = props;
   const troubles = sample === null ? [] : describeTroubles(sample);
   if (troubles.length > 0) {
@@ -88,9 +95,11 @@ function Condition(props: {
     );
   }
   const heat = sample === null ? null : describeHeat(sample);
-  const reason = accelerator.simulated
-    ? 'A simulated accelerator has no power or temperature of its own'
-    : 'Neither power nor temperature is known';
+  if (heat === null && accelerator.simulated) {
+    // its heading says that it is simulated: there is no power or temperature to know
+    return null;
+  }
+  const reason = 'Neither power nor temperature is known';
   return (
     <span className="nbgpu-GpuRow-condition" title={heat === null ? reason : undefined}>
       {heat ?? UNKNOWN}

@@ -11,7 +11,6 @@ import { WINDOWS } from '../windows';
 import { describeAccelerators } from '../words/accelerators';
 import { IconButton, Section, SimulatedMark } from './elements';
 import { GpuRow } from './gpu_row';
-import { useSignal } from './hooks';
 import type { ISignal } from '@lumino/signaling';
 
 interface IGroup {
@@ -21,7 +20,7 @@ interface IGroup {
   gpus: IGpu[];
 }
 
-/** Shows every GPU of the pools that are connected. */
+/** Shows every GPU of the pools that are connected. Readings draw nothing but the rows anew. */
 export function GpusSection(props: {
   page: Page;
   pools: readonly IPool[];
@@ -32,7 +31,6 @@ export function GpusSection(props: {
   const { page, pools, sampled, onOpenCharts } = props;
   const [window_s, setWindow] = React.useState(60);
   const pausedAt_s = React.useRef<number | null>(null);
-  useSignal(sampled);
   const groups = groupsOf(pools);
   const isPaused = page.feed.isPaused;
   if (groups.length === 0) {
@@ -61,9 +59,9 @@ export function GpusSection(props: {
           chooseWindow(Number(event.target.value));
         }}
       >
-        {WINDOWS.map(({ span_s, label }) => (
+        {WINDOWS.map(({ span_s, short }) => (
           <option key={span_s} value={span_s}>
-            {label}
+            {short}
           </option>
         ))}
       </HTMLSelect>
@@ -96,6 +94,7 @@ export function GpusSection(props: {
                 key={gpu.accelerator?.id ?? gpu.slices[0]?.id}
                 page={page}
                 gpu={gpu}
+                sampled={sampled}
                 window_s={window_s}
               />
             ))}
@@ -135,12 +134,18 @@ function groupsOf(pools: readonly IPool[]): IGroup[] {
   return [...groups.values()];
 }
 
-function GpuItem(props: { page: Page; gpu: IGpu; window_s: number }): React.JSX.Element {
-  const { page, gpu, window_s } = props;
+function GpuItem(props: {
+  page: Page;
+  gpu: IGpu;
+  sampled: ISignal<unknown, unknown>;
+  window_s: number;
+}): React.JSX.Element {
+  const { page, gpu, sampled, window_s } = props;
   const row = (accelerator: IAccelerator) => (
     <GpuRow
       accelerator={accelerator}
-      track={page.history.track(gpu.pool.name, accelerator.id)}
+      findTrack={() => page.history.track(gpu.pool.name, accelerator.id)}
+      sampled={sampled}
       sessions={gpu.pool.sessions}
       window_s={window_s}
     />

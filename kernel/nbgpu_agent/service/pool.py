@@ -77,6 +77,7 @@ class PoolService(pool_pb2_grpc.PoolServicer):
         self.prices = identity.prices
         self._registry = registry
         self._sampler = sampler
+        self.latest_samples = sampler.latest
         self._shut_down = shut_down
 
     @translated

@@ -52,7 +52,7 @@ def make_server(
         from nbgpu_agent.service.session import add_session_service
         from nbgpu_agent.service.workspace import add_workspace_service
 
-        add_session_service(server, registry, blobs, pool.node, pool.prices)
+        add_session_service(server, registry, blobs, pool.node, pool.prices, pool.latest_samples)
         add_workspace_service(server, registry, blobs)
     return server
 

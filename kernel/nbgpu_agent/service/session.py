@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import grpc
@@ -15,6 +15,7 @@ from nbgpu_agent.channels import Channel
 from nbgpu_agent.errors import InvalidRequestError
 from nbgpu_agent.journal import (
     Batch,
+    CellTimedOut,
     Choice,
     Event,
     JournalReader,
@@ -24,10 +25,11 @@ from nbgpu_agent.journal import (
     RequestRefused,
 )
 from nbgpu_agent.journal_reading import selected
-from nbgpu_agent.model import Node, SessionInfo
+from nbgpu_agent.model import Node, Sample, SessionInfo
 from nbgpu_agent.prices import PriceList
 from nbgpu_agent.service.blobs import add_blob_handlers
 from nbgpu_agent.service.conversions import execution_message, kernel_exit_message, session_info_message
+from nbgpu_agent.service.stacks import cell_timed_out_message, held_samples, stacks_message
 from nbgpu_agent.service.translated_errors import error_message, translated
 from nbgpu_agent.sessions import Session
 from nbgpu_protocol.fragments import FragmentError, MessageAssembler, split_message
@@ -48,15 +50,22 @@ class SessionService(session_pb2_grpc.SessionServicer):
     Args:
         node: Named in what is told of a session; None: nothing is said of it.
         prices: By which costs are told; None: there are none.
+        latest_samples: Returns the newest sample of each accelerator.
     """
 
     def __init__(
-        self, registry: SessionRegistry, blobs: BlobStore, node: Node | None = None, prices: PriceList | None = None
+        self,
+        registry: SessionRegistry,
+        blobs: BlobStore,
+        node: Node | None = None,
+        prices: PriceList | None = None,
+        latest_samples: Callable[[], Sequence[Sample]] = tuple,
     ) -> None:
         self._registry = registry
         self._blobs = blobs
         self._node = node
         self._prices = prices or PriceList()
+        self._latest_samples = latest_samples
 
     @translated
     async def Connect(  # noqa: N802
@@ -142,7 +151,8 @@ class SessionService(session_pb2_grpc.SessionServicer):
     async def Stacks(  # noqa: N802
         self, request: session_pb2.StacksRequest, context: Context
     ) -> session_pb2.StacksResponse:
-        return session_pb2.StacksResponse(text=await self._registry.get(request.session_id).stacks())
+        session = self._registry.get(request.session_id)
+        return stacks_message(await session.stacks(), held_samples(session.lease, self._latest_samples()))
 
     @translated
     async def ReadLog(  # noqa: N802
@@ -170,9 +180,10 @@ def add_session_service(
     blobs: BlobStore,
     node: Node | None = None,
     prices: PriceList | None = None,
+    latest_samples: Callable[[], Sequence[Sample]] = tuple,
 ) -> None:
     """Adds the Session and the Blobs service to the server."""
-    service = SessionService(registry, blobs, node, prices)
+    service = SessionService(registry, blobs, node, prices, latest_samples)
     session_pb2_grpc.add_SessionServicer_to_server(service, server)
     add_blob_handlers(server, blobs)
 
@@ -254,5 +265,7 @@ def _describe_event(event: Event, entry: session_pb2.Entry) -> None:
     elif isinstance(event, Choice):
         entry.choice.notebook_id = event.notebook_id
         entry.choice.session_id = event.session_id
+    elif isinstance(event, CellTimedOut):
+        entry.cell_timed_out.CopyFrom(cell_timed_out_message(event))
     else:
         entry.session_closed.reason = event.reason

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,12 @@ class Plan:
     """From the ranks' start; None: for ever."""
     sys_path: list[str]
     kernel_pid: int
+    whereabouts: str | None = None
+    """The folder in which the kernel leaves word of where its code is."""
+    cells: dict[str, int] = field(default_factory=dict)
+    """Files of the notebook's cells, and the number of each."""
+    hang_after_s: float | None = None
+    """Without output and progress for so long the ranks are said to hang; None: that is not looked for."""
 
 
 class CallFolder:
@@ -44,6 +50,7 @@ class CallFolder:
         self.outcome = path / "outcome.json"
         self.feed = path / "feed"
         """Which rank wrote so many bytes of its log on which stream, in order: a line each, see `feed_line`."""
+        self.hang = path / "hang.json"
         self.launcher_log = path / "launcher.log"
 
     def make(self) -> None:
@@ -58,6 +65,9 @@ class CallFolder:
 
     def stacks(self, rank: int) -> Path:
         return self.path / f"rank-{rank}.stacks"
+
+    def facts(self, rank: int) -> Path:
+        return self.path / f"facts-{rank}.json"
 
     def crash(self, rank: int) -> Path:
         return self.path / f"rank-{rank}.crash"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import secrets
 import select
 import signal
@@ -19,7 +20,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nbgpu_kernel import whereabouts
 from nbgpu_kernel.ranks.call_folder import CallFolder, Plan
+from nbgpu_kernel.ranks.hang_view import HangView
 from nbgpu_kernel.ranks.message_file import read_values
 from nbgpu_kernel.ranks.output import FoldedView, Follower, FullView, PrefixedView, View
 from nbgpu_kernel.ranks.payload import UnsendableError, write_call
@@ -32,16 +35,19 @@ _END_WITHIN_S = 12.0
 _SCRIPT = Path(__file__).resolve().parent.parent
 _NOT_PASSED_ON = ("JPY_PARENT_PID", "JPY_SESSION_NAME", "MPLBACKEND", "CLICOLOR", "FORCE_COLOR", "CLICOLOR_FORCE")
 """What the kernel has for itself: its parent, its front end, its figures."""
+_PACKAGES = re.compile(r"^.*[/\\](site|dist)-packages[/\\]")
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 class Call:
     """One call, from its start until the session forgets it."""
 
-    def __init__(self, call_id: str, folder: CallFolder, world_size: int) -> None:
+    def __init__(self, call_id: str, folder: CallFolder, world_size: int, cells: Mapping[str, int]) -> None:
         self.id = call_id
         self.world_size = world_size
         self.folder = folder
+        self.cells = dict(cells)
+        """Files of the notebook's cells, and the number of each."""
         self.is_awaited = False
         """Whether what it returned was brought when it ended, and is not asked for again."""
         self._process: subprocess.Popen[bytes] | None = None
@@ -99,6 +105,12 @@ class Call:
             if time.monotonic() > deadline:
                 self._process.kill()
                 self._process.wait()
+
+    def place_of(self, file: str) -> str:
+        """Returns "Cell In[3]" for the code of a cell, of the notebook's or of this kernel's, and else "File …"."""
+        if file in self.cells:
+            return f"Cell In[{self.cells[file]}]"
+        return _place_of_cell(file) or f"File {_PACKAGES.sub('', file)}"
 
     def outcome(self) -> dict[str, Any]:
         """Returns how the call ended, once it has; ends whatever is left of it."""
@@ -167,18 +179,29 @@ def submit(request: Mapping[str, Any]) -> dict[str, Any]:
     """Starts a call; returns its id.
 
     Args:
-        request: `function`, `args`, `kwargs`, `world_size`, `timeout_s`.
+        request: `function`, `args`, `kwargs`, `world_size`, `timeout_s`, and what the ranks' watcher is to know:
+            `hang_after_s`, and `cells`, the numbers of the notebook's cells by the files that their code names.
     """
     call_id = secrets.token_hex(4)
     folder = CallFolder(Path(tempfile.gettempdir()) / call_id)
     world_size = int(request["world_size"])
     sys_path = [entry or os.getcwd() for entry in sys.path]
-    call = Call(call_id, folder, world_size)
+    call = Call(call_id, folder, world_size, dict(request.get("cells") or {}))
     try:
         folder.make()
         hidden = _shell().user_ns_hidden
         write_call(folder.payload, request["function"], request["args"], request["kwargs"], _definitions(), hidden)
-        folder.write_plan(Plan(call_id, world_size, request["timeout_s"], sys_path, os.getpid()))
+        plan = Plan(
+            call_id,
+            world_size,
+            request["timeout_s"],
+            sys_path,
+            os.getpid(),
+            whereabouts.folder(),
+            cells=call.cells,
+            hang_after_s=request.get("hang_after_s"),
+        )
+        folder.write_plan(plan)
         call.start(_variables(call_id, folder, world_size))
     except BaseException as error:  # an interrupt as well
         call.abandon()
@@ -200,14 +223,18 @@ def follow(call_id: str, view: str) -> dict[str, Any]:
     call = _calls.get(call_id)
     if call is None:
         return {"kind": "unknown"}
+    publish = _shell().display_pub.publish if view != "prefixed" else None
+    hang_view = HangView(call.folder.hang, publish, call.place_of)
     with Follower(call.folder, _view(view)) as follower:
         try:
             while not call.wait(_POLL_S):
                 follower.look()
+                hang_view.refresh()
         except KeyboardInterrupt:
             call.end(signal.SIGINT)
         outcome = call.outcome()
         follower.look(final=True)
+        hang_view.finish(has_returned=outcome["kind"] == "returned")
     return _answer(call, outcome)
 
 

@@ -23,11 +23,16 @@ from typing import Any
 
 from nbgpu_kernel.process import end_with_parent
 from nbgpu_kernel.ranks.call_folder import CallFolder, Plan, write_json
+from nbgpu_kernel.ranks.doctor import Hang
+from nbgpu_kernel.ranks.gpu_load import read_gpu_loads
+from nbgpu_kernel.ranks.hang_file import HangTeller
 from nbgpu_kernel.ranks.log_keeping import CHUNK_BYTES, LogKeeper, open_pipe
 from nbgpu_kernel.ranks.memory_events import killed_between, read_memory_kills
 from nbgpu_kernel.ranks.processes import end_marked, exit_of, signal_group, signal_process
-from nbgpu_kernel.ranks.rank import STACKS_SIGNAL, Wiring, run_rank
+from nbgpu_kernel.ranks.rank import Wiring, run_rank
 from nbgpu_kernel.ranks.stacks import collective, main_thread, users_frame
+from nbgpu_kernel.ranks.watch import HangWatch, ProcessSource
+from nbgpu_kernel.whereabouts import STACKS_SIGNAL, RankProcess, forget_group, write_group
 
 _THEIR_SIGNALS = "TORCHELASTIC_SIGNALS_TO_HANDLE"
 _TICK_S = 0.05
@@ -124,6 +129,7 @@ class _Launch:
         self._reports, self._report_writer = open_pipe()
         self._wirings: list[Wiring] = []
         self._start_writers: list[int] = []
+        self._question_writers: list[int] = []
 
     def run(self) -> dict[str, Any]:
         """Returns the outcome."""
@@ -132,6 +138,7 @@ class _Launch:
         try:
             outcome = self._watch()
         finally:
+            forget_group(self._plan.whereabouts, self._plan.call_id)
             self._end_ranks(signal.SIGTERM, _GRACE_S)
             context.close(signal.SIGKILL, timeout=1)
         end_marked(self._plan.call_id)
@@ -163,9 +170,18 @@ class _Launch:
         del os.environ[_THEIR_SIGNALS]
         for rank, pid in context.pids().items():
             self._ranks[rank].pid = pid
+        plan = self._plan
+        write_group(plan.whereabouts, plan.call_id, plan.world_size, self._processes(), plan.cells)
         self._close_ranks_ends()
         self._send_start()
         return context
+
+    def _processes(self) -> dict[int, RankProcess]:
+        """Returns how each rank can be asked where it is."""
+        return {
+            state.rank: RankProcess(state.rank, state.pid, str(self._folder.stacks(state.rank)))
+            for state in self._ranks
+        }
 
     def _numbers(self) -> range:
         return range(self._plan.world_size)
@@ -177,12 +193,15 @@ class _Launch:
             stdout, stderr = self._logs.open_pipe(rank, is_stderr=False), self._logs.open_pipe(rank, is_stderr=True)
             start_reader, start_writer = os.pipe()
             self._start_writers.append(start_writer)
-            keep = frozenset((stdout, stderr, start_reader, self._report_writer))
-            self._wirings.append(Wiring(stdout, stderr, start_reader, self._report_writer, keep))
+            question_reader, question_writer = os.pipe()
+            os.set_blocking(question_writer, False)
+            self._question_writers.append(question_writer)
+            keep = frozenset((stdout, stderr, start_reader, question_reader, self._report_writer))
+            self._wirings.append(Wiring(stdout, stderr, start_reader, question_reader, self._report_writer, keep))
 
     def _close_ranks_ends(self) -> None:
         for wiring in self._wirings:
-            for descriptor in (wiring.stdout, wiring.stderr, wiring.start):
+            for descriptor in (wiring.stdout, wiring.stderr, wiring.start, wiring.questions):
                 os.close(descriptor)
 
     def _handle_signals(self) -> None:
@@ -222,9 +241,12 @@ class _Launch:
     # -- Watch -----------------------------------------------------------------------------------------------------
 
     def _watch(self) -> dict[str, Any]:
+        watch = self._new_hang_watch() if self._plan.hang_after_s else None
         while True:
             self._pump(self._wait_s())
             self._look()
+            if watch is not None:
+                watch.step()
             if self._asked is not None:
                 grace_s = _INTERRUPT_GRACE_S if self._asked == signal.SIGINT else _GRACE_S
                 self._end_ranks(self._asked, grace_s)
@@ -248,6 +270,26 @@ class _Launch:
                     "timeout_s": self._plan.timeout_s,
                     "others": [self._whereabouts(state) for state in self._ranks],
                 }
+
+    def _new_hang_watch(self) -> HangWatch:
+        assert self._plan.hang_after_s is not None
+        sources = [
+            ProcessSource(
+                state.rank,
+                state.pid,
+                self._folder.stacks(state.rank),
+                self._folder.facts(state.rank),
+                questions,
+                lambda state=state: state.report is not None or not state.lives,  # type: ignore[misc]
+            )
+            for state, questions in zip(self._ranks, self._question_writers, strict=True)
+        ]
+        teller = HangTeller(self._folder.hang, self._plan.world_size)
+
+        def tell(hang: Hang | None, now_s: float) -> None:
+            teller.tell(hang, now_s, read_gpu_loads() if hang is not None else {})
+
+        return HangWatch(sources, self._plan.hang_after_s, lambda: self._logs.written_bytes, tell)
 
     def _elapsed_s(self) -> float:
         return time.monotonic() - self._started_s

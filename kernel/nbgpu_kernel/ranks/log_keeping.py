@@ -34,6 +34,8 @@ class LogKeeper:
         self._feed = open(folder.feed, "ab", buffering=0)  # noqa: SIM115 - for as long as the call
         self._logs: dict[int, Any] = {}
         self._kept_bytes: dict[int, int] = {}
+        self.written_bytes = 0
+        """By all ranks, whether or not it was kept."""
 
     def open_pipe(self, rank: int, *, is_stderr: bool) -> int:
         """Returns the end to which a rank writes."""
@@ -54,6 +56,7 @@ class LogKeeper:
             self._selector.unregister(descriptor)
             os.close(descriptor)
             return
+        self.written_bytes += len(data)
         rank = stream.rank
         if self._kept_bytes[rank] >= MAX_LOG_BYTES:
             return

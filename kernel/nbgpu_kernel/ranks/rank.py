@@ -22,12 +22,13 @@ from typing import Any, NoReturn
 
 from nbgpu_kernel.process import end_with_parent
 from nbgpu_kernel.ranks.call_folder import CallFolder, write_json
+from nbgpu_kernel.ranks.facts import answer_from_now_on
 from nbgpu_kernel.ranks.failures import describe_exception
 from nbgpu_kernel.ranks.message_file import write_values
 from nbgpu_kernel.ranks.payload import read_call
 from nbgpu_kernel.values.definitions import Definitions
+from nbgpu_kernel.whereabouts import STACKS_SIGNAL
 
-STACKS_SIGNAL = signal.SIGUSR1
 _HOLD_S = 5.0
 """A rank that failed stays for so long, so that the others are still where they were when their stacks are taken."""
 
@@ -40,6 +41,8 @@ class Wiring:
     stderr: int
     start: int
     """To be read: environment variables as JSON, then its end."""
+    questions: int
+    """To be read: a byte for each time that the launcher wants to know what torch knows."""
     reports: int
     """To be written: the rank's number, when its report is there."""
     keep: frozenset[int]
@@ -105,6 +108,7 @@ class _Rank:
         stacks = os.open(self._folder.stacks(self._rank), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         faulthandler.enable(file=crash, all_threads=True)
         faulthandler.register(STACKS_SIGNAL, file=stacks, all_threads=True)
+        answer_from_now_on(self._wiring.questions, self._folder.facts(self._rank))
         os.environ.pop("TORCHELASTIC_SIGNALS_TO_HANDLE", None)  # the launcher's, for itself
         atexit._clear()  # what the launcher had to do at its end
         atexit.register(multiprocessing.util._exit_function)  # type: ignore[attr-defined]

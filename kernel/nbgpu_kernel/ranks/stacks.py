@@ -10,7 +10,7 @@ import sysconfig
 from dataclasses import dataclass
 
 _FRAME = re.compile(r'  File "(?P<file>.*)", line (?P<line>\d+) in (?P<function>.*)')
-_HEADER = re.compile(r"(Current thread|Thread) 0x")
+_HEADER = re.compile(r"(Current thread|Thread) (?P<id>0x[0-9a-f]+)")
 _COLLECTIVES = re.compile(r"[/\\]torch[/\\]distributed[/\\].*distributed_c10d\.py$")
 _BACKWARD = re.compile(r"[/\\]torch[/\\]autograd[/\\]")
 _OWN_FOLDER = os.path.dirname(os.path.abspath(__file__))
@@ -32,17 +32,32 @@ def main_thread(dump: str) -> list[Frame]:
     Args:
         dump: What faulthandler wrote last; older dumps may be before it.
     """
-    threads: list[list[Frame]] = []
-    for line in dump.splitlines():
-        if _HEADER.match(line):
-            threads.append([])
-        elif threads and (found := _FRAME.match(line)):
-            threads[-1].append(Frame(found["file"], int(found["line"]), found["function"]))
-    for frames in reversed(threads):
+    for frames in reversed([frames for _, frames in _all_threads(dump)]):
         own = [at for at, frame in enumerate(frames) if os.path.dirname(frame.file) == _OWN_FOLDER]
         if own:
             return frames[: own[0]][:_MAX_FRAMES]
     return []
+
+
+def threads(dump: str) -> list[list[Frame]]:
+    """Returns the stacks of all threads, each innermost first, of the last dump; the main thread's comes last."""
+    latest: dict[str, list[Frame]] = {}
+    for identity, frames in _all_threads(dump):
+        if identity in latest:  # another dump begins
+            latest.clear()
+        latest[identity] = frames
+    return list(latest.values())
+
+
+def _all_threads(dump: str) -> list[tuple[str, list[Frame]]]:
+    """Returns the threads of all dumps, with their ids, in the order in which they were written."""
+    found: list[tuple[str, list[Frame]]] = []
+    for line in dump.splitlines():
+        if header := _HEADER.match(line):
+            found.append((header["id"], []))
+        elif found and (frame := _FRAME.match(line)):
+            found[-1][1].append(Frame(frame["file"], int(frame["line"]), frame["function"]))
+    return found
 
 
 def collective(frames: list[Frame]) -> str:
@@ -55,9 +70,17 @@ def collective(frames: list[Frame]) -> str:
 
 def users_frame(frames: list[Frame]) -> Frame | None:
     """Returns the innermost frame of the person's own code: not the standard library's, nor an installed package's."""
-    return next((frame for frame in frames if not frame.file.startswith(_INSTALLED)), None)
+    return next((frame for frame in frames if not is_installed(frame.file)), None)
 
 
+def is_installed(file: str) -> bool:
+    """Says whether a file is of Python itself, of a package, or of this one: here, or by its path on any machine."""
+    return file.startswith(_INSTALLED) or _INSTALLED_ANYWHERE.search(file) is not None
+
+
+_INSTALLED_ANYWHERE = re.compile(
+    r"[/\\](site|dist)-packages[/\\]|[/\\]lib(64)?[/\\]python3(\.\d+)?[/\\]|[/\\]nbgpu_kernel[/\\]"
+)
 _INSTALLED = (
     *{sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")},
     *site.getsitepackages(),

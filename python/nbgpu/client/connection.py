@@ -57,6 +57,9 @@ class Listener(Protocol):
 
     def on_refused(self, request_id: str, error: errors.Error) -> None: ...
 
+    def on_timed_out(self, event: session_pb2.CellTimedOut) -> None:
+        """A request has run for as long as it may, and is interrupted now."""
+
     def on_dropped(self, first: int, last: int) -> None: ...
 
     def on_choice(self, notebook_id: str, session_id: str) -> None:
@@ -293,6 +296,8 @@ class SessionConnection:
             self._listener.on_kernel_event(entry.kernel_event)
         elif kind == "choice":
             self._listener.on_choice(entry.choice.notebook_id, entry.choice.session_id)
+        elif kind == "cell_timed_out":
+            self._listener.on_timed_out(entry.cell_timed_out)
         elif kind == "request_refused":
             self._listener.on_refused(
                 entry.request_refused.request_id, errors.from_message(entry.request_refused.error)

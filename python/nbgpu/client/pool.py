@@ -199,6 +199,17 @@ class Pool:
             response = await self.session.ReadLog(request, **self._call(DEADLINE_S))
         return str(response.text)
 
+    async def stacks(self, session_id: str) -> session_pb2.StacksResponse:
+        """Returns where the session's kernel and its ranks are, also while they compute.
+
+        Raises:
+            KernelDiedError: There is no kernel, or it does not answer.
+        """
+        request = session_pb2.StacksRequest(session_id=session_id)
+        with translated():
+            response: session_pb2.StacksResponse = await self.session.Stacks(request, **self._call(KERNEL_DEADLINE_S))
+        return response
+
     async def missing_blobs(self, digests: Sequence[str]) -> list[str]:
         """Returns those that the node does not have. Those that it has count as used now."""
         request = session_pb2.MissingBlobsRequest(digests=digests)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
 from typing import Any, TypeVar, overload
+
+from IPython.core.getipython import get_ipython
 
 from nbgpu.errors import CommandError
 from nbgpu.ranks.accelerators import Wanted, parse_wanted
@@ -13,6 +16,8 @@ from nbgpu.ranks.site import Site, choose_site
 
 T = TypeVar("T")
 _UNSET: Any = object()
+HANG_AFTER_VARIABLE = "NBGPU_HANG_AFTER_S"
+DEFAULT_HANG_AFTER_S = 60.0
 
 
 class DistributedFunction:
@@ -51,6 +56,7 @@ class DistributedFunction:
         gpus: int | None = _UNSET,
         gpu_type: Any = _UNSET,
         all_ranks: bool = _UNSET,
+        hang_after_s: float | None = _UNSET,
     ) -> DistributedFunction:
         """Returns the same function with other options; what is not given stays. See `distributed`.
 
@@ -63,6 +69,7 @@ class DistributedFunction:
             "remote": remote,
             "timeout": timeout,
             "all_ranks": all_ranks,
+            "hang_after_s": hang_after_s,
         }
         chosen = {name: value for name, value in given.items() if value is not _UNSET}
         return DistributedFunction(self._function, {**self._options, **chosen})
@@ -111,8 +118,31 @@ class DistributedFunction:
             "kwargs": kwargs,
             "world_size": world_size,
             "timeout_s": float(timeout) if timeout is not None else None,
+            "hang_after_s": _hang_after_s(self._options),
+            "cells": _cells_here(),
             "view": view_here(all_ranks=bool(self._options.get("all_ranks"))),
         }
+
+
+def _hang_after_s(options: dict[str, Any]) -> float | None:
+    """Returns after how long ranks are said to hang; None: never."""
+    given = options.get("hang_after_s", os.environ.get(HANG_AFTER_VARIABLE) or DEFAULT_HANG_AFTER_S)
+    try:
+        seconds = float(given) if given is not None else 0.0
+        if not seconds >= 0:
+            raise ValueError
+    except (TypeError, ValueError):
+        raise CommandError(
+            f"hang_after_s is a number of seconds, not {given!r}",
+            f"it comes from `distributed`, or {HANG_AFTER_VARIABLE}",
+        ) from None
+    return seconds if 0 < seconds < float("inf") else None
+
+
+def _cells_here() -> dict[str, int]:
+    """Returns the numbers of this notebook's cells, by the files that their code names."""
+    known = getattr(getattr(get_ipython(), "compile", None), "_filename_map", {})
+    return {str(file): int(number) for file, number in known.items()}
 
 
 def _either(first: Any, second: Any) -> Any:
@@ -129,6 +159,7 @@ def _wanted(options: dict[str, Any]) -> Wanted:
     timeout = options.get("timeout")
     if timeout is not None and not timeout > 0:
         raise CommandError(f"a timeout is a number of seconds above 0, not {timeout!r}", "leave it out for none")
+    _hang_after_s(options)
     return parse_wanted(options.get("num_accelerators"), options.get("accelerator_type"))
 
 
@@ -146,6 +177,7 @@ def distributed(
     gpus: int | None = None,
     gpu_type: Any = None,
     all_ranks: bool = False,
+    hang_after_s: float | None = _UNSET,
 ) -> Callable[[Callable[..., Any]], DistributedFunction]: ...
 
 
@@ -158,6 +190,7 @@ def distributed(
     gpus: int | None = None,
     gpu_type: Any = None,
     all_ranks: bool = False,
+    hang_after_s: float | None = _UNSET,
 ) -> Any:
     """Decorates a function that is to run on several accelerators at once, one process a rank, as torchrun starts them.
 
@@ -181,6 +214,9 @@ def distributed(
         remote: For notebooks that come from elsewhere; without a meaning here, where a pool decides.
         timeout: In seconds from the ranks' start, after which they are ended; None for none.
         all_ranks: Show every line of every rank, rather than rank 0's with the others folded away.
+        hang_after_s: When ranks that wait for others have got no further, and none has written anything, for so many
+            seconds, it is said below the cell who waits where and who has not come. Nothing is ended. 0 or None:
+            that is not looked for. By default NBGPU_HANG_AFTER_S in the notebook's environment, or 60.
 
     Raises:
         SpecError: The type cannot be read, or says another number.
@@ -193,6 +229,7 @@ def distributed(
         "remote": remote,
         "timeout": timeout,
         "all_ranks": all_ranks,
+        "hang_after_s": hang_after_s,
     }
     options = {name: value for name, value in options.items() if value is not _UNSET}
     _wanted(options)

@@ -22,6 +22,7 @@ from nbgpu.server.problems import PoolLostError, RefusedError
 from nbgpu.server.thinning import Thinner
 from nbgpu.server.views import Phase, PoolTestView, StateView
 from nbgpu.spec import Spec, parse_spec
+from nbgpu.stack_report import stacks_in_words
 from nbgpu_protocol.v1 import pool_pb2
 
 TEST_TIMEOUT_S = 8.0
@@ -178,6 +179,13 @@ class PoolCalls:
     async def read_log(self, session_id: str, tail_bytes: int) -> str:
         with _translated():
             return await self._pool.read_log(session_id, tail_bytes)
+
+    async def stacks(self, session_id: str) -> str:
+        """Returns where the session's code is now, in words."""
+        with _translated():
+            response, sessions = await asyncio.gather(self._pool.stacks(session_id), self._pool.list_sessions())
+        info = next((session for session in sessions if session.id == session_id), None)
+        return stacks_in_words(response, info, all_hint="")
 
 
 @contextlib.asynccontextmanager

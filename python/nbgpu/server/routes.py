@@ -23,6 +23,7 @@ from nbgpu.server.session_handlers import (
     RestartHandler,
     SessionHandler,
     SessionsHandler,
+    StacksHandler,
 )
 
 PREFIX = "/nbgpu/api"
@@ -54,6 +55,7 @@ ROUTES: dict[str, type[NbgpuHandler | EventsHandler]] = {
     "/sessions/{session_id}/restart": RestartHandler,
     "/sessions/{session_id}/renew": RenewHandler,
     "/sessions/{session_id}/logs": LogsHandler,
+    "/sessions/{session_id}/stacks": StacksHandler,
     "/requests/{request_id}": RequestHandler,
     "/pools": PoolsHandler,
     "/pools/test": PoolTestHandler,

@@ -193,3 +193,18 @@ class LogsHandler(NbgpuHandler):
         async with self.hub.in_use():
             text = await (await self.hub.calls_for_session(session_id)).read_log(session_id, LOG_TAIL_BYTES)
         self.finish(json.dumps(TextBody(text=text)))
+
+
+class StacksHandler(NbgpuHandler):
+    """Asks where a session's code is."""
+
+    OPERATIONS: ClassVar[dict[str, Operation]] = {
+        "get": Operation("Where the session's code is now: stacks of its kernel and of its ranks", response=TextBody)
+    }
+
+    @authenticated
+    @authorized
+    async def get(self, session_id: str) -> None:
+        async with self.hub.in_use():
+            text = await (await self.hub.calls_for_session(session_id)).stacks(session_id)
+        self.finish(json.dumps(TextBody(text=text)))

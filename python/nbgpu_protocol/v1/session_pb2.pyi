@@ -82,7 +82,7 @@ class Entries(_message.Message):
     def __init__(self, entries: _Optional[_Iterable[_Union[Entry, _Mapping]]] = ...) -> None: ...
 
 class Entry(_message.Message):
-    __slots__ = ("number", "message", "kernel_event", "request_refused", "gap", "session_closed", "choice")
+    __slots__ = ("number", "message", "kernel_event", "request_refused", "gap", "session_closed", "choice", "cell_timed_out")
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     KERNEL_EVENT_FIELD_NUMBER: _ClassVar[int]
@@ -90,6 +90,7 @@ class Entry(_message.Message):
     GAP_FIELD_NUMBER: _ClassVar[int]
     SESSION_CLOSED_FIELD_NUMBER: _ClassVar[int]
     CHOICE_FIELD_NUMBER: _ClassVar[int]
+    CELL_TIMED_OUT_FIELD_NUMBER: _ClassVar[int]
     number: int
     message: Fragment
     kernel_event: KernelEvent
@@ -97,7 +98,8 @@ class Entry(_message.Message):
     gap: Gap
     session_closed: SessionClosed
     choice: Choice
-    def __init__(self, number: _Optional[int] = ..., message: _Optional[_Union[Fragment, _Mapping]] = ..., kernel_event: _Optional[_Union[KernelEvent, _Mapping]] = ..., request_refused: _Optional[_Union[RequestRefused, _Mapping]] = ..., gap: _Optional[_Union[Gap, _Mapping]] = ..., session_closed: _Optional[_Union[SessionClosed, _Mapping]] = ..., choice: _Optional[_Union[Choice, _Mapping]] = ...) -> None: ...
+    cell_timed_out: CellTimedOut
+    def __init__(self, number: _Optional[int] = ..., message: _Optional[_Union[Fragment, _Mapping]] = ..., kernel_event: _Optional[_Union[KernelEvent, _Mapping]] = ..., request_refused: _Optional[_Union[RequestRefused, _Mapping]] = ..., gap: _Optional[_Union[Gap, _Mapping]] = ..., session_closed: _Optional[_Union[SessionClosed, _Mapping]] = ..., choice: _Optional[_Union[Choice, _Mapping]] = ..., cell_timed_out: _Optional[_Union[CellTimedOut, _Mapping]] = ...) -> None: ...
 
 class KernelEvent(_message.Message):
     __slots__ = ("kind", "kernel_generation", "exit")
@@ -138,6 +140,25 @@ class Choice(_message.Message):
     notebook_id: str
     session_id: str
     def __init__(self, notebook_id: _Optional[str] = ..., session_id: _Optional[str] = ...) -> None: ...
+
+class CellTimedOut(_message.Message):
+    __slots__ = ("request_id", "timeout_s", "processes", "cells")
+    class CellsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
+    PROCESSES_FIELD_NUMBER: _ClassVar[int]
+    CELLS_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    timeout_s: float
+    processes: _containers.RepeatedCompositeFieldContainer[ProcessStacks]
+    cells: _containers.ScalarMap[str, int]
+    def __init__(self, request_id: _Optional[str] = ..., timeout_s: _Optional[float] = ..., processes: _Optional[_Iterable[_Union[ProcessStacks, _Mapping]]] = ..., cells: _Optional[_Mapping[str, int]] = ...) -> None: ...
 
 class SessionClosed(_message.Message):
     __slots__ = ("reason",)
@@ -210,10 +231,37 @@ class StacksRequest(_message.Message):
     def __init__(self, session_id: _Optional[str] = ...) -> None: ...
 
 class StacksResponse(_message.Message):
-    __slots__ = ("text",)
+    __slots__ = ("text", "processes", "cells", "samples")
+    class CellsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
     TEXT_FIELD_NUMBER: _ClassVar[int]
+    PROCESSES_FIELD_NUMBER: _ClassVar[int]
+    CELLS_FIELD_NUMBER: _ClassVar[int]
+    SAMPLES_FIELD_NUMBER: _ClassVar[int]
     text: str
-    def __init__(self, text: _Optional[str] = ...) -> None: ...
+    processes: _containers.RepeatedCompositeFieldContainer[ProcessStacks]
+    cells: _containers.ScalarMap[str, int]
+    samples: _containers.RepeatedCompositeFieldContainer[_pool_pb2.Sample]
+    def __init__(self, text: _Optional[str] = ..., processes: _Optional[_Iterable[_Union[ProcessStacks, _Mapping]]] = ..., cells: _Optional[_Mapping[str, int]] = ..., samples: _Optional[_Iterable[_Union[_pool_pb2.Sample, _Mapping]]] = ...) -> None: ...
+
+class ProcessStacks(_message.Message):
+    __slots__ = ("pid", "dump", "rank", "world_size", "group_id")
+    PID_FIELD_NUMBER: _ClassVar[int]
+    DUMP_FIELD_NUMBER: _ClassVar[int]
+    RANK_FIELD_NUMBER: _ClassVar[int]
+    WORLD_SIZE_FIELD_NUMBER: _ClassVar[int]
+    GROUP_ID_FIELD_NUMBER: _ClassVar[int]
+    pid: int
+    dump: str
+    rank: int
+    world_size: int
+    group_id: str
+    def __init__(self, pid: _Optional[int] = ..., dump: _Optional[str] = ..., rank: _Optional[int] = ..., world_size: _Optional[int] = ..., group_id: _Optional[str] = ...) -> None: ...
 
 class ReadLogRequest(_message.Message):
     __slots__ = ("session_id", "tail_bytes")

@@ -118,7 +118,7 @@ class SessionServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Stacks(self, request, context):
-        """The Python stacks of the kernel's threads, as text.
+        """The Python stacks of the kernel's threads and of its ranks, also while they compute.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

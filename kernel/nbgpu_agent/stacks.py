@@ -1,0 +1,194 @@
+"""Asks processes of a kernel where their code is: by a signal that faulthandler answers, else by py-spy if it is here.
+
+faulthandler writes from a signal's handler in C, so it also answers for a process that computes, or waits, in C. It
+does not answer for one whose code has taken the signal for itself; py-spy reads that one from outside, where it is
+installed and the operating system permits it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import signal
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nbgpu_agent.processes import bears_marker, signal_process
+
+CELLS_FILE = "cells"
+GROUP_PATTERN = "*.group"
+ANSWER_WITHIN_S = 2.0
+_POLL_S = 0.01
+_PY_SPY_WITHIN_S = 10.0
+_MAX_DUMP_BYTES = 1 << 20
+_MAX_CELLS_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class StackSource:
+    """A process that can be asked, and where it writes its answer."""
+
+    pid: int
+    path: Path
+    rank: int | None = None
+    world_size: int = 0
+    group_id: str = ""
+
+
+@dataclass(frozen=True)
+class ProcessStacks:
+    """What one process answered."""
+
+    pid: int
+    dump: str
+    """As faulthandler writes it; empty if it did not answer."""
+    rank: int | None = None
+    world_size: int = 0
+    group_id: str = ""
+    """Of the call that it is a rank of."""
+
+
+@dataclass(frozen=True)
+class Stacks:
+    """Where a kernel and its ranks are."""
+
+    processes: tuple[ProcessStacks, ...]
+    """The kernel's first, then the ranks in order."""
+    cells: Mapping[str, int]
+    """Files that the stacks name, and the number of the cell whose code each is."""
+
+
+def read_groups(folder: Path, marker: str) -> tuple[list[StackSource], dict[str, int]]:
+    """Returns the ranks that the folder tells of, those that run and are the kernel's, and the notebook's own cells.
+
+    Args:
+        folder: In which `nbgpu_kernel.whereabouts` leaves word.
+        marker: Of the kernel's processes: no other is ever signalled, whatever a file says.
+    """
+    sources: list[StackSource] = []
+    cells: dict[str, int] = {}
+    for path in sorted(folder.glob(GROUP_PATTERN)):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            group = json.loads(path.read_text())
+            for each in sorted(group["ranks"], key=lambda each: int(each["rank"])):
+                pid = int(each["pid"])
+                if bears_marker(pid, marker):
+                    rank, world_size = int(each["rank"]), int(group["world_size"])
+                    sources.append(StackSource(pid, Path(each["stacks"]), rank, world_size, str(group["id"])))
+            cells.update({str(name): int(number) for name, number in group["cells"].items()})
+    return sources, cells
+
+
+def read_cells(folder: Path, others: Mapping[str, int], dumps: Iterable[str]) -> dict[str, int]:
+    """Returns the cells whose files the dumps name.
+
+    Args:
+        folder: In which `nbgpu_kernel.whereabouts` leaves word of the cells that ran.
+        others: That did not run there.
+        dumps: The stacks.
+    """
+    lines: list[str] = []
+    with contextlib.suppress(OSError), open(folder / CELLS_FILE, "rb") as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - _MAX_CELLS_BYTES))
+        lines = file.read().decode(errors="replace").splitlines()
+    text = "\n".join(dumps)
+    known = dict(others)
+    for line in lines:
+        number, tab, name = line.partition("\t")
+        if tab and number.isdecimal():
+            known[name] = int(number)
+    return {name: number for name, number in known.items() if f'"{name}"' in text}
+
+
+async def take_stacks(
+    sources: Sequence[StackSource], within_s: float = ANSWER_WITHIN_S, *, py_spy: str | None = "py-spy"
+) -> list[ProcessStacks]:
+    """Asks all at once, and returns their answers in the same order.
+
+    Args:
+        sources: Whom. One of a process that has ended does not answer.
+        within_s: For how long to wait.
+        py_spy: The program to ask about those that do not answer; None: none.
+    """
+    before = {source.pid: _size(source.path) for source in sources}
+    for source in sources:
+        signal_process(source.pid, signal.SIGUSR1)
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + within_s
+    sizes: dict[int, int] = {}
+    while sources and loop.time() < deadline:
+        await asyncio.sleep(_POLL_S)
+        previous, sizes = sizes, {source.pid: _size(source.path) for source in sources}
+        # Written, and nothing more comes. What is cut back meanwhile is smaller.
+        if previous == sizes and all(sizes[pid] != before[pid] for pid in sizes):
+            break
+    dumps = [_read(source.path, before[source.pid]) for source in sources]
+    silent = [at for at, dump in enumerate(dumps) if not dump]
+    program = shutil.which(py_spy) if py_spy else None
+    if silent and program is not None:
+        found = await asyncio.gather(*(_ask_py_spy(program, sources[at].pid) for at in silent))
+        for at, dump in zip(silent, found, strict=True):
+            dumps[at] = dump
+    return [
+        ProcessStacks(source.pid, dump, source.rank, source.world_size, source.group_id)
+        for source, dump in zip(sources, dumps, strict=True)
+    ]
+
+
+async def _ask_py_spy(program: str, pid: int) -> str:
+    """Returns the stacks as faulthandler would write them; empty if they cannot be had."""
+    process = await asyncio.create_subprocess_exec(
+        program, "dump", "--json", "--nonblocking", "--pid", str(pid),
+        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        output, _ = await asyncio.wait_for(process.communicate(), _PY_SPY_WITHIN_S)
+    except BaseException as error:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+        if isinstance(error, asyncio.TimeoutError):
+            return ""
+        raise
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        return _as_faulthandler(json.loads(output), pid)
+    return ""
+
+
+def _as_faulthandler(threads: list[dict[str, object]], pid: int) -> str:
+    """Writes py-spy's threads as faulthandler does, the main thread last."""
+    lines = []
+    for thread in sorted(threads, key=lambda each: each.get("os_thread_id") == pid):
+        lines.append(f"Thread 0x{int(str(thread['thread_id'])):016x} (most recent call first):")
+        frames = thread["frames"]
+        assert isinstance(frames, list)
+        lines += [f'  File "{frame["filename"]}", line {frame["line"]} in {frame["name"]}' for frame in frames]
+    return "\n".join(lines) + "\n" if lines else ""
+
+
+def _read(path: Path, before: int) -> str:
+    size = _size(path)
+    start = before if size >= before else 0
+    if size == start:
+        return ""
+    try:
+        with open(path, "rb", opener=_open_no_link) as file:
+            file.seek(max(start, size - _MAX_DUMP_BYTES))
+            return file.read(_MAX_DUMP_BYTES).decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def _open_no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0

@@ -1,0 +1,159 @@
+"""Ranks that wait for one that does not come: what is said under the cell while they do, and when they go on."""
+
+from __future__ import annotations
+
+import json
+import re
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from notebook_kernel import Cell, NotebookKernel, notebook_kernel, without_colours
+
+SETUP = """
+import os, time
+import torch, torch.distributed as dist
+from nbgpu import distributed, runtime as rt
+
+def wait_for(path):
+    while not os.path.exists(path):
+        time.sleep(0.02)
+
+@distributed(hang_after_s=0.5)
+def train(gate):
+    dist.init_process_group("gloo")
+    if rt.get_global_rank() == 2:
+        wait_for(gate)
+    dist.all_reduce(torch.ones(1))
+    return rt.get_global_rank()
+
+@distributed(hang_after_s=0.5)
+def disagree():
+    dist.init_process_group("gloo")
+    half = dist.new_group([0, 2])
+    if rt.get_global_rank() == 0:
+        dist.all_reduce(torch.ones(1), group=half)
+    else:
+        dist.barrier()
+
+@distributed(hang_after_s=0.2)
+def busy(seconds):
+    # Every look finds the ranks in the same line, in a collective, and in silence.
+    dist.init_process_group("gloo")
+    begun, count, ends = time.monotonic(), 0, torch.zeros(1)
+    while not ends:
+        ends = torch.tensor([float(time.monotonic() - begun > seconds)])
+        dist.all_reduce(ends)
+        count += 1
+    return count > 100
+"""
+
+
+@pytest.fixture(scope="module")
+def notebook(own_folders: Path) -> Iterator[NotebookKernel]:
+    work = own_folders / "work"
+    work.mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NBGPU_SIMULATE", "H100x3")
+        patch.chdir(work)
+        with notebook_kernel(own_folders) as kernel:
+            for cell in ("%load_ext nbgpu", SETUP, "%gpu attach H100x3"):
+                assert not kernel.run(textwrap.dedent(cell).strip()).errors
+            yield kernel
+
+
+def is_report(message: dict[str, Any]) -> bool:
+    return "nbgpu-Hang" in message["content"].get("data", {}).get("text/html", "")
+
+
+def text_of(message: dict[str, Any]) -> str:
+    return str(message["content"]["data"]["text/plain"])
+
+
+def reports(cell: Cell) -> list[dict[str, Any]]:
+    return [message for message in cell.messages if is_report(message)]
+
+
+def test_who_waits_and_who_has_not_come_until_it_does(notebook: NotebookKernel, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    cell = notebook.start(f"train.distributed({str(gate)!r})")
+    try:
+        first = notebook.wait_for(is_report)
+        again = notebook.wait_for(is_report)
+    finally:
+        gate.touch()
+        cell = notebook.finish(cell)
+    assert not cell.errors
+    assert cell.result == "[0, 1, 2]"
+    title, *lines = text_of(first).splitlines()
+    assert re.fullmatch(r"nbgpu: No progress for \d+ s: rank 2 of 3 has not come to all_reduce", title)
+    assert re.fullmatch(r"  ranks 0-1 wait in all_reduce, in train, line \d+ of Cell In\[2\], for \d+ s", lines[0])
+    assert re.fullmatch(
+        r"  rank 2 is in wait_for, line [67] of Cell In\[2\](, at that line for \d+ s)?"
+        r", 1 collective behind",
+        lines[1],
+    )
+    assert "an interrupt ends the call" in lines[2]
+    html = first["content"]["data"]["text/html"]
+    assert "<summary>rank 2 is in wait_for" in html
+    assert "Cell In[2], line 13, in train" in html
+    # Said once, and brought up to date in place.
+    assert (first["msg_type"], again["msg_type"]) == ("display_data", "update_display_data")
+    assert again["content"]["transient"] == first["content"]["transient"]
+    last = reports(cell)[-1]
+    assert last["msg_type"] == "update_display_data"
+    assert re.fullmatch(
+        r"nbgpu: Went on after \d+ s without progress: rank 2 of 3 had not come to all_reduce",
+        text_of(last),
+    )
+
+
+def test_an_interrupt_ends_what_hangs(notebook: NotebookKernel, tmp_path: Path) -> None:
+    cell = notebook.start(f"train.distributed({str(tmp_path / 'never')!r})")
+    notebook.wait_for(is_report)
+    notebook.interrupt()
+    cell = notebook.finish(cell)
+    (error,) = cell.errors
+    assert error["ename"] == "KeyboardInterrupt"
+    assert re.search(r"Ended after \d+ s without progress: rank 2 of 3 had not come", text_of(reports(cell)[-1]))
+
+
+def test_ranks_that_call_different_collectives(notebook: NotebookKernel) -> None:
+    cell = notebook.start("disagree.distributed()")
+    report = notebook.wait_for(lambda each: is_report(each) and "different" in text_of(each))
+    notebook.interrupt()
+    notebook.finish(cell)
+    text = text_of(report)
+    assert ": the 3 ranks are in different collectives, all_reduce and barrier\n" in text
+    assert "  rank 0 waits in all_reduce, in disagree, line " in text
+    assert "  ranks 1-2 wait in barrier, in disagree, line " in text
+    assert "Every rank has to call the same collectives in the same order" in text
+
+
+def test_ranks_that_are_busy_with_collectives_are_left_alone(notebook: NotebookKernel) -> None:
+    cell = notebook.run("busy.distributed(3)")
+    assert cell.result == "[True, True, True]"
+    assert reports(cell) == []
+
+
+def test_a_cell_of_the_sessions_own_says_it_too(notebook: NotebookKernel, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    cell = notebook.start(f"%%gpu\ntrain.distributed({str(gate)!r})")
+    try:
+        report = notebook.wait_for(is_report)
+    finally:
+        gate.touch()
+        cell = notebook.finish(cell)
+    assert not cell.errors
+    assert "rank 2 of 3 has not come to all_reduce" in text_of(report)
+    assert cell.result == "[0, 1, 2]"
+
+
+def test_what_is_no_number_of_seconds_is_refused(notebook: NotebookKernel) -> None:
+    (error,) = notebook.run("train.with_overrides(hang_after_s='soon')").errors
+    text = without_colours("\n".join(error["traceback"]))
+    assert "hang_after_s is a number of seconds, not 'soon'" in text
+    assert json.dumps("soon") not in text
