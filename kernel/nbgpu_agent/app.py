@@ -169,7 +169,9 @@ class AgentApp(JupyterApp):  # type: ignore[misc,unused-ignore]
         from nbgpu_agent.adoption import Leftovers, find_sessions
         from nbgpu_agent.agent import serve
         from nbgpu_agent.kernels import reap_leftovers
+        from nbgpu_agent.processes import raise_file_limit
 
+        raise_file_limit()
         address, token, generated = self._address_and_token(read_record(folders.root))
         leftovers = Leftovers([], {})
         if self.adoption_grace_s > 0:

@@ -51,6 +51,8 @@ MAX_LOG_BYTES = 4 << 20
 _LOG_TRIM_INTERVAL_S = 5.0
 _TERMINATION_GRACE_S = 0.3
 _MAX_FAILED_SPARES = 3
+_MAX_SOCKETS = 1 << 16
+"""zmq's own 1023 are those of 170 kernels."""
 _FIRST_RESEND_S, _LAST_RESEND_S = 0.2, 5.0
 _RECORD_FILE = "kernel.json"
 _SHORT_FOLDER_PREFIX = "nbgpu-"
@@ -416,6 +418,7 @@ class KernelLauncher:
         self.journal_bytes = journal_bytes
         self.kernels_outlive_agent = kernels_outlive_agent
         self.context: zmq.Context[Any] = zmq.Context(io_threads=1)
+        self.context.set(zmq.MAX_SOCKETS, _MAX_SOCKETS)
         self.process_table = ProcessTable()
         self._folder = folder
         self._environment_variables = tuple(environment_variables)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import resource
 import signal
 import sys
 import time
@@ -20,6 +21,7 @@ import psutil
 
 MARKER_VARIABLE = "NBGPU_KERNEL_ID"
 _PROC = Path("/proc")
+_FILES = 1 << 14
 
 
 def marked_pids() -> dict[str, list[int]]:
@@ -101,6 +103,15 @@ class ProcessTable:
         except psutil.Error:
             return None
         return process
+
+
+def raise_file_limit() -> None:
+    """Lets this process have as many files and sockets as hundreds of kernels take, 16 each, if it may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _FILES if hard == resource.RLIM_INFINITY else min(_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 async def end_processes(markers: Iterable[str], *, grace_s: float) -> list[int]:

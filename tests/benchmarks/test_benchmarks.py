@@ -7,7 +7,18 @@ from functools import partial
 
 import pytest
 
-from benchmarks import __main__, attach, cell_latency, environments, first_cell, live_view, output_flood, ranks, values
+from benchmarks import (
+    __main__,
+    attach,
+    cell_latency,
+    environments,
+    first_cell,
+    idle_sessions,
+    live_view,
+    output_flood,
+    ranks,
+    values,
+)
 from benchmarks.front_end import Cell
 from benchmarks.measurement import Row, Timing, format_table, measure
 
@@ -22,6 +33,7 @@ SMALL: dict[str, Callable[[], Sequence[Row]]] = {
     "live_view": partial(live_view.run, rounds=1, pages=2, window_s=2.0),
     "attach": partial(attach.run, rounds=1),
     "ranks": partial(ranks.run, rounds=1, ranks=2),
+    "idle_sessions": partial(idle_sessions.run, rounds=1, sessions=2, window_s=0.1),
 }
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 
+from agent_processes import is_guardian
 from nbgpu.client.embedded import find_agent
 from nbgpu.client.pool import Pool
 
@@ -76,7 +77,8 @@ def wait_until_settled(*, kernels: int) -> None:
     deadline = time.monotonic() + SETTLED_WITHIN_S
     before: dict[int, float] = {}
     while time.monotonic() < deadline:
-        now = {process.pid: sum(process.cpu_times()[:2]) for process in [agent, *agent.children()]}
+        children = [each for each in agent.children() if not is_guardian(each)]
+        now = {process.pid: sum(process.cpu_times()[:2]) for process in [agent, *children]}
         at_rest = now.keys() == before.keys() and all(now[pid] - before[pid] < 0.03 for pid in now)
         if at_rest and len(now) == kernels + 1:
             return
