@@ -190,7 +190,7 @@ class LabPage:
             self.page.wait_for_timeout(10)
         return result
 
-    def set_setting(self, name: str, value: bool) -> None:
+    def set_setting(self, name: str, value: bool | int) -> None:
         """Changes one of nbgpu's settings as the settings editor does, and returns when it is saved."""
         self.page.evaluate(
             """async ([name, value]) => {

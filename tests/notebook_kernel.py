@@ -68,24 +68,39 @@ class NotebookKernel:
         self.manager = manager
         self.client = client
 
-    def run(self, code: str, *, answers: tuple[str, ...] = (), during: Callable[[], None] | None = None) -> Cell:
+    def run(
+        self,
+        code: str,
+        *,
+        answers: tuple[str, ...] = (),
+        during: Callable[[], None] | None = None,
+        within_s: float = WITHIN_S,
+    ) -> Cell:
         """Executes a cell to its end.
 
         Args:
             code: The cell.
             answers: What the person types, one an input request.
             during: Called at the first output.
+            within_s: By when it must have ended.
         """
         cell = self.start(code, allow_stdin=bool(answers))
-        return self.finish(cell, answers=answers, during=during)
+        return self.finish(cell, answers=answers, during=during, within_s=within_s)
 
     def start(self, code: str, *, allow_stdin: bool = False) -> Cell:
         return Cell(self.client.execute(code, allow_stdin=allow_stdin))
 
-    def finish(self, cell: Cell, *, answers: tuple[str, ...] = (), during: Callable[[], None] | None = None) -> Cell:
+    def finish(
+        self,
+        cell: Cell,
+        *,
+        answers: tuple[str, ...] = (),
+        during: Callable[[], None] | None = None,
+        within_s: float = WITHIN_S,
+    ) -> Cell:
         """Collects what a started cell says, until its idle status and its reply."""
         remaining = list(answers)
-        deadline = time.monotonic() + WITHIN_S
+        deadline = time.monotonic() + within_s
         while True:
             assert time.monotonic() < deadline, f"no end of the cell; so far: {cell.messages}"
             if remaining and (prompt := self._input_request()) is not None:
@@ -178,6 +193,16 @@ def notebook_kernel(connection_folder: Path, *, name: str = "one") -> Iterator[N
         client.stop_channels()
         manager.shutdown_kernel(now=True)
         manager.cleanup_resources()
+
+
+def wait_for_answers(notebook: NotebookKernel) -> None:
+    """Has completion and inspection wait longer for the session than a person would: this machine may be loaded."""
+    notebook.run(
+        "from nbgpu import completion, kernel_questions\n"
+        "for module in (completion, kernel_questions):\n"
+        "    for name in ('COMPLETION_BUDGET_S', 'FIRST_COMPLETION_BUDGET_S', 'INSPECTION_BUDGET_S'):\n"
+        "        setattr(module, name, 60)"
+    )
 
 
 def without_colours(text: str) -> str:

@@ -45,7 +45,7 @@ GROUPS: dict[str, tuple[Check, ...]] = {
     "unit-js": (Check("vitest", ("npm", "run", "--silent", "test"), ROOT / "js"),),
     "pytest": (
         # A file stays on one worker, since files share servers and kernels among their tests.
-        Check("pytest", tool("python", "-m", "pytest", "-m", "not gpu", "-n", "2", "--dist", "loadfile")),
+        Check("pytest", tool("python", "-m", "pytest", "-m", "not gpu and not slow", "-n", "2", "--dist", "loadfile")),
     ),
 }
 

@@ -9,6 +9,7 @@ import { hasKernel, sessionOf } from './lookup';
 import type { NotebookInFront } from './notebook';
 import { RequestError, type Server } from './server';
 import type { IPool, IProblem, ISession } from './state';
+import { Syncing } from './syncing';
 import { nameOf } from './words/sessions';
 
 /** Opens the notebook whose kernel this is; false: it is nowhere to be found. */
@@ -18,6 +19,7 @@ export class Actions {
   private _problem: IProblem | null = null;
   private _problemChanged = new Signal<this, IProblem | null>(this);
   private _pending = 0;
+  readonly syncing = new Syncing();
 
   constructor(
     private readonly server: Server,
@@ -81,6 +83,25 @@ export class Actions {
 
   async detach(session: ISession): Promise<void> {
     await this._do(() => this.server.detach(session.id));
+  }
+
+  /** Has the kernel of the notebook in front give its session what changed; waits for what the kernel is at. */
+  async sync(session: ISession): Promise<void> {
+    const kernel = this.notebook.panel?.sessionContext.session?.kernel ?? null;
+    if (kernel === null || kernel.id !== session.notebook_id) {
+      return;
+    }
+    this._setProblem(null);
+    try {
+      await this.syncing.run(kernel, session.id, () => {
+        this._problemChanged.emit(this._problem);
+      });
+    } catch (error) {
+      if (!(error instanceof RequestError)) {
+        throw error;
+      }
+      this._setProblem(error.problem);
+    }
   }
 
   async interrupt(session: ISession): Promise<void> {

@@ -3,6 +3,8 @@
 import type { ISettingRegistry } from '@jupyterlab/settingregistry';
 import { Signal, type ISignal } from '@lumino/signaling';
 
+import { IDLE_AFTER_S } from './cells/advice';
+
 export const PLUGIN_ID = '@nbgpu/labextension:plugin';
 
 export interface ISettingValues {
@@ -10,10 +12,17 @@ export interface ISettingValues {
   provenance: boolean;
   /** Say so under a running cell where a GPU is held and idle. */
   warnings: boolean;
+  /** How long a cell runs here before it is said that the GPU is idle meanwhile. */
+  idleWarning_s: number;
   statusBar: boolean;
 }
 
-const DEFAULTS: ISettingValues = { provenance: true, warnings: true, statusBar: true };
+const DEFAULTS: ISettingValues = {
+  provenance: true,
+  warnings: true,
+  idleWarning_s: IDLE_AFTER_S,
+  statusBar: true
+};
 
 export class Settings {
   private _values: ISettingValues = DEFAULTS;
@@ -40,10 +49,11 @@ export class Settings {
       return;
     }
     const read = () => {
-      const { provenance, warnings, statusBar } = settings.composite;
+      const { provenance, warnings, idleWarningSeconds, statusBar } = settings.composite;
       this._values = {
         provenance: provenance !== false,
         warnings: warnings !== false,
+        idleWarning_s: typeof idleWarningSeconds === 'number' ? idleWarningSeconds : IDLE_AFTER_S,
         statusBar: statusBar !== false
       };
       this._changed.emit(this._values);

@@ -75,6 +75,43 @@ export interface IEnvironment {
   current: string | null;
 }
 
+export interface IPackageChange {
+  name: string;
+  /** The version that the session has; null: none. */
+  before: string | null;
+  /** The version that the notebook has; null: none. */
+  now: string | null;
+}
+
+/** How the notebook's environment differs from what its session was given; nothing: it is in sync. */
+export interface IDifference {
+  package_count: number;
+  /** The first of them, by name. */
+  packages: IPackageChange[];
+  file_count: number;
+  /** The first of them, by path. */
+  files: string[];
+  /** Names of environment variables that the session is yet to get. */
+  variables: string[];
+}
+
+export interface ISharedVariable {
+  name: string;
+  size_bytes: number | null;
+}
+
+/** What the session has of the notebook's variables. */
+export interface ISharedVariables {
+  sent_count: number;
+  /** The largest of them. */
+  sent: ISharedVariable[];
+  /** Of all of them. */
+  sent_bytes: number;
+  handle_count: number;
+  /** The largest of them. */
+  handles: ISharedVariable[];
+}
+
 export interface ISession {
   id: string;
   /** The notebook's Jupyter kernel id. */
@@ -92,6 +129,10 @@ export interface ISession {
   kernel_generation: number;
   python_version: string | null;
   environment: IEnvironment | null;
+  /** Null: the notebook has not said. */
+  difference: IDifference | null;
+  /** Null: the notebook has not said. */
+  variables: ISharedVariables | null;
   /** Empty while the session holds none. */
   accelerators: IAccelerator[];
   node_hostname: string | null;

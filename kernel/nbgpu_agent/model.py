@@ -6,6 +6,8 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from nbgpu_agent.notebook_facts import NotebookFacts
+
 
 @dataclass(frozen=True)
 class Accelerator:
@@ -268,6 +270,8 @@ class SessionInfo:
     """Why its output is not kept for the next agent, in words."""
     attached_unix_s: float = 0.0
     """When its notebook began to use it; 0: it is no notebook's."""
+    notebook: NotebookFacts | None = None
+    """What its notebook says; None: nothing."""
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,7 @@ from nbgpu_agent.model import (
     SessionInfo,
     SessionRequest,
 )
+from nbgpu_agent.notebook_facts import NotebookFacts
 from nbgpu_agent.session_state import (
     SessionState,
     execution_from_json,
@@ -134,6 +135,7 @@ class Session:
         self._detail = ""
         self._environment = EnvironmentFacts()
         self._record = ExecutionRecord()
+        self._notebook: NotebookFacts | None = None
         self._unmeasured: list[Execution] = []
         self._executions = 0
         self._kernel_exit: KernelExit | None = None
@@ -300,12 +302,30 @@ class Session:
             notebook_name: Empty: as it is.
         """
         name = notebook_name or self._request.notebook_name
+        if notebook_id != self._request.notebook_id:
+            self._notebook = None
         self._request = replace(self._request, notebook_id=notebook_id, notebook_name=name)
         self._attached_unix_s = self._now() if notebook_id else 0.0
         self._on_change()
 
     def _tell_of_timeout(self, event: CellTimedOut) -> None:
         self.journal.append(event, own=True)
+
+    def note_notebook(self, notebook_id: str, kernel_generation: int, facts: NotebookFacts) -> None:
+        """Notes what a notebook says; passed over if the session is another's.
+
+        Args:
+            notebook_id: Its Jupyter kernel id.
+            kernel_generation: Of the kernel that has the variables; those of one before are gone.
+            facts: In the place of what it said before.
+        """
+        if not notebook_id or notebook_id != self._request.notebook_id:
+            return
+        if kernel_generation != self._generation or self._kernel_state is KernelState.DEAD:
+            facts = replace(facts, variables=None)
+        if facts != self._notebook:
+            self._notebook = facts
+            self._on_change()
 
     def tell_choice(self, notebook_id: str, session_id: str) -> None:
         """Tells who is connected that the notebook uses another session from now on; none, if that id is empty."""
@@ -367,6 +387,7 @@ class Session:
             last_executions=self._record.last(),
             journal_problem=self._problem,
             attached_unix_s=self._attached_unix_s,
+            notebook=self._notebook,
         )
 
     def executions(self) -> tuple[Execution, ...]:
@@ -774,6 +795,8 @@ class Session:
         self._last_log = kernel.log_tail(_KEPT_LOG_BYTES)
         self._kernel = None
         self._kernel_state = KernelState.DEAD
+        if self._notebook is not None:
+            self._notebook = replace(self._notebook, variables=None)
         if not self._closing:  # else it is the end of the session that ends what waits for an answer
             self.journal.append(KernelEnded(self._generation, self._kernel_exit), own=True)
         current, self._current = self._current, None

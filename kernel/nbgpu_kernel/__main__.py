@@ -1,6 +1,6 @@
 """Starts the kernel: `python …/nbgpu_kernel -f connection.json`, by an interpreter that need not have nbgpu.
 
-With `--ranks FOLDER` it starts the launcher of a call instead.
+With `--ranks FOLDER` it starts the launcher of a call instead, with `--resident-ranks START` that of ranks that stay.
 
 The package is loaded by its location: what else is installed beside it, the agent's own packages, stays off
 `sys.path`, on which the user's environment alone belongs.
@@ -32,6 +32,10 @@ def main() -> None:
         from nbgpu_kernel.ranks.launcher import launch
 
         sys.exit(launch(sys.argv[2]))
+    if sys.argv[1:2] == ["--resident-ranks"]:
+        from nbgpu_kernel.ranks import resident_launcher
+
+        sys.exit(resident_launcher.launch(sys.argv[2]))
     from nbgpu_kernel.process import prepare_process
 
     prepare_process()

@@ -54,6 +54,15 @@ class Interrupts:
             self._request = before
 
     @contextlib.contextmanager
+    def left_to_others(self) -> Iterator[None]:
+        """While the main thread waits for other processes that get the signal as well, and does nothing of its own."""
+        before, self._request = self._request, None
+        try:
+            yield
+        finally:
+            self._request = before
+
+    @contextlib.contextmanager
     def asynchronous_cell(self, cell: asyncio.Future[Any]) -> Iterator[None]:
         """While a cell with a top-level await runs as the given task, which an interrupt cancels while it waits."""
         self._cell = cell

@@ -20,6 +20,10 @@ from IPython.core.interactiveshell import InteractiveShell
 from nbgpu_kernel.exceptions import pack_exception, qualified_name
 from nbgpu_kernel.interrupts import Interrupts
 from nbgpu_kernel.process import outlive_parent
+from nbgpu_kernel.ranks import spmd_replies
+from nbgpu_kernel.ranks.payload import UnsendableError
+from nbgpu_kernel.ranks.spmd import SpmdCell, SpmdRanks, Wish
+from nbgpu_kernel.ranks.spmd_replies import LauncherEndedError
 from nbgpu_kernel.sending import HandledRequests
 from nbgpu_kernel.shell import ZMQInteractiveShell
 from nbgpu_kernel.values.blob_files import BlobFiles
@@ -56,6 +60,8 @@ class SessionKernel(IPythonKernel):
             self._live_shell.user_ns_hidden,
             BlobFiles(Path(blobs_folder)) if blobs_folder else None,
         )
+        self._wish: Wish | None = None
+        self.spmd_ranks = SpmdRanks(self._live_shell, self._values)
         self.shell_handlers[ASSIGN_REQUEST] = self.assign_request
         self.shell_handlers[OBJECT_REQUEST] = self.object_request
         self._live_shell.events.register("post_run_cell", self._keep_result)
@@ -137,6 +143,8 @@ class SessionKernel(IPythonKernel):
         metadata = found if isinstance(found, dict) else {}
         count = metadata.get("execution_count")
         self._execution_count = count if isinstance(count, int) and count > 0 else None
+        self._wish = Wish.parse(metadata["spmd"]) if "spmd" in metadata else None
+        self._parent = parent
         values = metadata.get("values")
         client = str(parent["header"].get("nbgpu_client", ""))
         self._exchange = (values, parent.get("buffers") or [], client) if values else None
@@ -152,11 +160,20 @@ class SessionKernel(IPythonKernel):
         last_error = getattr(sys, "last_value", None)
         execution_count = self._execution_count or self._live_shell.execution_count
         exchange, self._exchange = self._exchange, None
+        wish, self._wish = self._wish, None
         try:
             bound = self._values.bind(*exchange) if exchange is not None else None
-            reply = await super().do_execute(*args, **kwargs)  # type: ignore[no-untyped-call]
+            if wish is None:
+                reply = await super().do_execute(*args, **kwargs)  # type: ignore[no-untyped-call]
+                cell = None
+            else:
+                cell, reply = await self._execute_on_ranks(wish, exchange, args, kwargs, execution_count)
             if exchange is not None and reply.get("status") == "ok":
                 self._send_values(exchange)
+            if cell is not None:
+                cell.over()
+            else:
+                self.spmd_ranks.note_plain_cell()
             if bound is not None:
                 reply["nbgpu_values"] = {"bound": True, **dataclasses.asdict(bound)}
         except (StaleValuesError, UndecodableError) as refusal:
@@ -165,13 +182,50 @@ class SessionKernel(IPythonKernel):
             return self._interrupted_reply(execution_count)
         if self._execution_count is not None and "execution_count" in reply:
             reply["execution_count"] = self._execution_count
-        if reply.get("status") == "error":
+        if reply.get("status") == "error" and wish is None:
             shown = getattr(sys, "last_value", None)
             error = self._error_of_result() or (shown if shown is not last_error else None)
             if error is not None and type(error).__name__ == reply.get("ename"):
                 reply.update(_packed(error))
         self._result = None
         return reply
+
+    async def _execute_on_ranks(
+        self, wish: Wish, exchange: Any, args: tuple[Any, ...], kwargs: dict[str, Any], execution_count: int
+    ) -> tuple[SpmdCell | None, dict[str, Any]]:
+        """Runs a cell on several ranks, of which this process is the first; returns it, and the reply."""
+        reads = [name for field in ("known", "tokens") for name in exchange[0].get(field, ())] if exchange else []
+        parent = self._parent
+
+        def publish(kind: str, content: dict[str, Any]) -> None:
+            topic = f"kernel.{self.ident}.{kind}".encode()
+            self._live_session.send(self.iopub_socket, kind, content, parent, ident=topic)
+
+        try:
+            cell = self.spmd_ranks.begin(wish, parent["content"]["code"], execution_count, reads, publish)
+        except (UnsendableError, LauncherEndedError) as refusal:
+            return None, spmd_replies.not_begun(refusal, execution_count)
+        reply: dict[str, Any] = {}
+        error: BaseException | None = None
+        self._live_shell.holds_errors = True
+        try:
+            if wish.runs_in_kernel:
+                reply = await super().do_execute(*args, **kwargs)  # type: ignore[no-untyped-call]
+                error = self._error_of_result() if reply.get("status") == "error" else None
+        except (KeyboardInterrupt, asyncio.CancelledError):
+            error = KeyboardInterrupt()
+            self._live_shell.payload_manager.clear_payload()
+        finally:
+            self._live_shell.holds_errors = False
+            with self._interrupts.left_to_others():
+                outcome = cell.finish(error)
+        if outcome["kind"] == "returned":
+            return cell, reply or spmd_replies.ok(execution_count)
+        reply = spmd_replies.failed(outcome, execution_count)
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()  # what came after an error would tell that it was not the cell's last word
+        publish("error", {field: reply[field] for field in ("ename", "evalue", "traceback")})
+        return cell, reply
 
     def _send_values(self, exchange: tuple[dict[str, Any], list[Any], str]) -> None:
         request, _, client = exchange

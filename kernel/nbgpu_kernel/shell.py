@@ -42,10 +42,19 @@ class NotingCompiler(XCachingCompiler):
 class ZMQInteractiveShell(zmqshell.ZMQInteractiveShell):
     """ipykernel's shell with that history. It has ipykernel's name: libraries recognise a notebook by it."""
 
+    holds_errors = False
+    """Whether errors are not shown: the cell runs on other ranks as well, and another may have failed before this."""
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         if kwargs.get("compiler_class") in (None, XCachingCompiler):
             kwargs["compiler_class"] = NotingCompiler
         super().__init__(*args, **kwargs)  # type: ignore[no-untyped-call]
+
+    def _showtraceback(self, etype: Any, evalue: Any, stb: Any) -> None:
+        if self.holds_errors:
+            self._last_traceback = stb
+        else:
+            super()._showtraceback(etype, evalue, stb)  # type: ignore[no-untyped-call]
 
     def showtraceback(self, *args: Any, **kwargs: Any) -> None:
         error = sys.exc_info()[1]

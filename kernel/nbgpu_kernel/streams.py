@@ -6,7 +6,8 @@ import contextlib
 import os
 import select
 import threading
-from typing import Any, cast
+from collections.abc import Callable
+from typing import Any, ClassVar, cast
 
 from ipykernel.iostream import OutStream
 
@@ -25,6 +26,8 @@ class SessionOutStream(OutStream):
     """
 
     _is_flushing = False
+    copy_to: ClassVar[Callable[[str], None] | None] = None
+    """Gets whatever is written, while it is set."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._reading = threading.Lock()
@@ -33,6 +36,12 @@ class SessionOutStream(OutStream):
     @property
     def _pipe(self) -> int:
         return cast(int, self._fid)  # which is there while `_should_watch` is set
+
+    def write(self, string: str) -> Any:
+        copy_to = SessionOutStream.copy_to
+        if copy_to is not None and isinstance(string, str):
+            copy_to(string)
+        return super().write(string)
 
     def flush(self) -> None:
         if os.getpid() == getattr(self, "_master_pid", None):

@@ -18,6 +18,7 @@ def install(kernel: Any) -> None:
 
     async def update_request(stream: Any, ident: Any, parent: Any) -> None:
         reply = apply(parent["content"], kernel.shell.user_ns)
+        kernel.spmd_ranks.note_update(parent["content"])
         kernel.session.send(stream, UPDATE_REPLY, reply, parent, ident)
 
     kernel.shell_handlers[UPDATE_REQUEST] = update_request

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import getpass
 import os
 import subprocess
@@ -14,13 +15,13 @@ from typing import Any
 
 import nbgpu
 from nbgpu import errors, words
-from nbgpu.client.discovery import TOKEN_VARIABLE, connect, default_pool_name
+from nbgpu.client.discovery import TOKEN_VARIABLE, default_pool_name
 from nbgpu.client.embedded import ensure_agent, find_agent, wait_until_gone
 from nbgpu.client.pool import Pool
 from nbgpu.client.pools import ConfiguredPool, add_pool, find_pool, pools_file, read_pools, remove_pool
+from nbgpu.client.reached_pools import ReachedPools, reach_pools
 from nbgpu.stack_report import stacks_in_words
 from nbgpu_protocol.discovery import LOG_FILE, agent_folder
-from nbgpu_protocol.v1 import pool_pb2
 
 Command = Callable[[argparse.Namespace], Coroutine[Any, Any, int]]
 
@@ -55,16 +56,21 @@ def _parser() -> argparse.ArgumentParser:
         made.set_defaults(command=command)
         return made
 
-    add("offers", _offers, "the accelerators that there are")
-    add("sessions", _sessions, "all sessions, of all notebooks")
+    def add_to_pools(name: str, command: Command, text: str) -> argparse.ArgumentParser:
+        made = add(name, command, text)
+        made.add_argument("--pool", metavar="NAME", help="look at this pool only, see `nbgpu pool list`")
+        return made
+
+    add_to_pools("offers", _offers, "the accelerators that there are, in all pools")
+    add_to_pools("sessions", _sessions, "all sessions, of all notebooks, in all pools")
     for name, command, text in (
         ("close", _close, "end a session and free its accelerators"),
         ("interrupt", _interrupt, "interrupt what runs in a session"),
         ("restart", _restart, "give a session a fresh kernel on the same accelerators"),
         ("logs", _logs, "what a session's process wrote outside of cells"),
     ):
-        add(name, command, text).add_argument("session", help="the session's id, or the beginning of it")
-    stacks = add("stacks", _stacks, "where a session's code is now, of its kernel and of its ranks")
+        add_to_pools(name, command, text).add_argument("session", help="the session's id, or the beginning of it")
+    stacks = add_to_pools("stacks", _stacks, "where a session's code is now, of its kernel and of its ranks")
     stacks.add_argument("session", help="the session's id, or the beginning of it")
     stacks.add_argument("--all", action="store_true", help="threads that only wait for work, too")
     pool = commands.add_parser("pool", help="the pools beside the default one").add_subparsers(
@@ -100,52 +106,54 @@ def _serve(arguments: list[str]) -> int:
     return subprocess.call(command)
 
 
-async def _offers(_: argparse.Namespace) -> int:
-    async with await _pool() as pool:
-        print(words.offers_table(await pool.list_offers()))
+async def _offers(options: argparse.Namespace) -> int:
+    async with _reached(options, start=True) as reached:
+        found = await reached.offers()
+        print(words.offers_table((offer for _, offer in found), _names(reached, found)))
     return 0
 
 
-async def _sessions(_: argparse.Namespace) -> int:
-    async with await _pool() as pool:
-        print(words.sessions_table(await pool.list_sessions()))
+async def _sessions(options: argparse.Namespace) -> int:
+    async with _reached(options, start=True) as reached:
+        found = await reached.sessions()
+        print(words.sessions_table((info for _, info in found), pool_names=_names(reached, found)))
     return 0
 
 
 async def _close(options: argparse.Namespace) -> int:
-    async with await _pool(start=False) as pool:
-        info = await _find(pool, options.session)
+    async with _reached(options) as reached:
+        pool, info = await reached.find(options.session)
         await pool.close_session(info.id)
     print(f"closed session {info.id}; {words.accelerators_in_words(info.accelerators)} is free again")
     return 0
 
 
 async def _interrupt(options: argparse.Namespace) -> int:
-    async with await _pool(start=False) as pool:
-        info = await _find(pool, options.session)
+    async with _reached(options) as reached:
+        pool, info = await reached.find(options.session)
         delivered = await pool.interrupt(info.id)
     print("interrupted" if delivered else "nothing was running")
     return 0
 
 
 async def _restart(options: argparse.Namespace) -> int:
-    async with await _pool(start=False) as pool:
-        info = await _find(pool, options.session)
+    async with _reached(options) as reached:
+        pool, info = await reached.find(options.session)
         await pool.restart(info.id)
     print(f"session {info.id} has a fresh kernel; its variables are gone")
     return 0
 
 
 async def _logs(options: argparse.Namespace) -> int:
-    async with await _pool(start=False) as pool:
-        info = await _find(pool, options.session)
+    async with _reached(options) as reached:
+        pool, info = await reached.find(options.session)
         sys.stdout.write(await pool.read_log(info.id))
     return 0
 
 
 async def _stacks(options: argparse.Namespace) -> int:
-    async with await _pool(start=False) as pool:
-        info = await _find(pool, options.session)
+    async with _reached(options) as reached:
+        pool, info = await reached.find(options.session)
         print(stacks_in_words(await pool.stacks(info.id), info, show_all=options.all))
     return 0
 
@@ -260,14 +268,12 @@ async def _agent_log(_: argparse.Namespace) -> int:
     return 0
 
 
-async def _pool(*, start: bool = True) -> Pool:
-    pool, _ = await connect(start=start, on_progress=lambda text: print(f"{text} …", file=sys.stderr))
-    return pool
+def _reached(
+    options: argparse.Namespace, *, start: bool = False
+) -> contextlib.AbstractAsyncContextManager[ReachedPools]:
+    return reach_pools(options.pool, start=start, tell=lambda text: print(text, file=sys.stderr))
 
 
-async def _find(pool: Pool, prefix: str) -> pool_pb2.SessionInfo:
-    matching = [info for info in await pool.list_sessions() if info.id.startswith(prefix)]
-    if len(matching) != 1:
-        many = "more than one session" if matching else "no session"
-        raise errors.NoSuchSessionError(f"{many} has an id that begins with {prefix}", "list them by `nbgpu sessions`")
-    return matching[0]
+def _names(reached: ReachedPools, found: Sequence[tuple[str, object]]) -> list[str]:
+    """Returns the pool of each, where there is more than one."""
+    return [name for name, _ in found] if len(reached.pools) > 1 else []

@@ -13,6 +13,7 @@ from nbgpu.client.background import background
 from nbgpu.kernel_questions import COMPLETION_BUDGET_S, FIRST_COMPLETION_BUDGET_S, INSPECTION_BUDGET_S, ask
 from nbgpu.magics import GpuMagics
 from nbgpu.notebook import this_notebook
+from nbgpu.ranks.spmd import OPTIONS as SPMD_OPTIONS
 from nbgpu.session_client import SessionClient
 from nbgpu.spec import complete_spec
 from nbgpu.values.handle import Handle
@@ -81,6 +82,8 @@ class Completion:
         is_cell = before.startswith("%%")
         words_before = before.split(" ")[1:]
         word = words_before[-1]
+        if is_cell and word.startswith("-"):
+            return [option for option in SPMD_OPTIONS if option.startswith(word)]
         if is_cell:
             return complete_spec(word, self._offers())
         if len(words_before) == 1:

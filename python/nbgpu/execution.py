@@ -15,7 +15,9 @@ from nbgpu import errors
 from nbgpu.cell_timeout import timeout_error
 from nbgpu.client.connection import Message
 from nbgpu.output import OUTPUT_TYPES, PAYLOADS, Publisher, RemoteResult
+from nbgpu.ranks.spmd_failure import spmd_failure
 from nbgpu.remote_exceptions import rebuild_exception
+from nbgpu_kernel.ranks import spmd_replies
 from nbgpu_protocol.v1 import session_pb2
 
 VALUES_MESSAGE = "nbgpu_values"
@@ -126,6 +128,8 @@ class Request:
             return self.result
         if reply.get("status") == "error" and self._timed_out is not None:
             raise timeout_error(self._timed_out, frames=[str(frame) for frame in reply.get("traceback", [])])
+        if spmd_replies.FIELD in reply:
+            raise spmd_failure(reply[spmd_replies.FIELD])
         if reply.get("status") == "error":
             raise rebuild_exception(reply, is_told=self._held_error is None)
         raise errors.KernelDiedError("the session's kernel dropped the cell before running it")

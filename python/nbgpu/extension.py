@@ -12,6 +12,7 @@ from nbgpu.completion import Completion
 from nbgpu.kernel_questions import ask_widgets, forward_comm
 from nbgpu.magics import STICKY_OPTION, GpuMagics
 from nbgpu.notebook import this_notebook
+from nbgpu.notebook_facts import FactsTeller
 
 _LEFT_HERE = ("%gpu", "%%gpu", "%load_ext", "%unload_ext", "%reload_ext")
 """Cells that begin with one of these run here also when the notebook is switched to its session."""
@@ -24,22 +25,36 @@ class Extension:
         self._shell = shell
         self._magics = GpuMagics(shell)
         self._completion = Completion(self._magics)
+        self._facts: FactsTeller | None = None
         self._transform = sticky_transform(lambda: self._magics.is_sticky)
+        self._is_loaded = False
 
     def load(self) -> None:
+        """Does nothing where it is loaded already."""
+        if self._is_loaded:
+            return
+        self._is_loaded = True
         self._shell.register_magics(self._magics)
         self._completion.install(self._shell)
         self._shell.input_transformers_cleanup.append(self._transform)
         remote_exceptions.install(self._shell)
         if getattr(self._shell, "kernel", None) is not None:
             this_notebook().comms = _bridge()
+            self._facts = FactsTeller(this_notebook())
+            self._shell.events.register("post_run_cell", self._facts.cell_ended)
+            this_notebook().on_given = self._facts.look_soon
 
     def unload(self) -> None:
+        self._is_loaded = False
         for kind in ("line", "cell"):
             self._shell.magics_manager.magics[kind].pop("gpu", None)
         self._completion.uninstall(self._shell)
         self._shell.input_transformers_cleanup.remove(self._transform)
         remote_exceptions.uninstall(self._shell)
+        if self._facts is not None:
+            self._shell.events.unregister("post_run_cell", self._facts.cell_ended)
+            this_notebook().on_given = lambda: None
+            self._facts = None
         comms, this_notebook().comms = this_notebook().comms, None
         if comms is not None:
             comms.release()

@@ -18,6 +18,7 @@ from nbgpu.live_metrics.table import show_metrics
 from nbgpu.notebook import notebook_id, this_notebook
 from nbgpu.progress import OpeningProgress
 from nbgpu.ranks.call import RANK_OPTION, read_rank_log
+from nbgpu.ranks.spmd import take_spmd, wish_for
 from nbgpu.session import Session, execute_cell, open_session
 from nbgpu.session_client import SessionClient
 from nbgpu.spec import Spec, parse_spec
@@ -143,13 +144,18 @@ class GpuMagics(Magics):
         ::
 
             %%gpu [SPEC] [--no-wait] [-i NAME] [-o NAME] [--no-sync] [--timeout 10m] [--python any]
+                  [--spmd] [--ranks 0,2-3] [--all-ranks]
                                          run this cell in a session on the accelerators of SPEC; without
                                          SPEC in the session that this notebook is attached to
                                          (-i: send NAME, however large; -o: bring NAME back, however
                                          large; --no-sync: send and bring back nothing; --timeout: interrupt
                                          the cell when it has run so long, as 90s or 1h30m; --python any:
                                          from now on with the nearest version of Python that the node
-                                         has, if it lacks this one; plain data crosses then)
+                                         has, if it lacks this one; plain data crosses then;
+                                         --spmd: on every accelerator of the session, as torchrun
+                                         would, on ranks that keep their variables; rank 0 is the
+                                         session itself; --ranks: on these alone; --all-ranks: show
+                                         every line of every rank)
 
             %gpu attach [SPEC] [--new] [--no-wait] [--pool NAME]
                                          attach this notebook to a session, and open one if it has none
@@ -166,7 +172,8 @@ class GpuMagics(Magics):
             %gpu interrupt [ID]          interrupt what runs in the session
             %gpu restart [ID]            a fresh kernel on the same accelerators
             %gpu logs [ID]               what the session's process wrote outside of cells
-            %gpu logs --rank N           what a rank of the latest `distributed` call wrote, all of it
+            %gpu logs --rank N           what a rank wrote, in the latest `distributed` call or in
+                                         the last `--spmd` cells, all of it
             %gpu stacks [ID] [--all]     where the session's code is now: of its kernel, and of each rank
                                          (while a cell runs: "Show Stacks" in the notebook's GPU menu,
                                          or `nbgpu stacks ID` in a terminal)
@@ -176,6 +183,8 @@ class GpuMagics(Magics):
                                          bring files, folders and globs beside this notebook and those of
                                          the session in step; without PATH those of the last sync
                                          (--to, --from: change only its files, or only these)
+            %gpu sync --environment      give the session now what was installed and edited here since its
+                                         last cell, which its next cell would do
             %gpu plan [--all]            what a node would install, exchange and leave out to have this
                                          notebook's environment (%%gpu --plan: for this cell, not run)
             %gpu env [-e NAME]           give sessions the environment variable of that name; without one,
@@ -204,7 +213,8 @@ class GpuMagics(Magics):
     # %%gpu
 
     def _run_cell(self, line: str, cell: str) -> None:
-        rest, send, bring = take_names(self.environment.take_python(line))
+        rest, spmd = take_spmd(self.environment.take_python(line))
+        rest, send, bring = take_names(rest)
         rest, limit = take_value(rest, TIMEOUT_OPTION)
         timeout_s = parse_duration(limit) if limit is not None else None
         command = parse_line(rest, frozenset({"--no-wait", NO_SYNC_OPTION, PLAN_OPTION, STICKY_OPTION}))
@@ -225,7 +235,8 @@ class GpuMagics(Magics):
         # The cell's own number: `execution_count` is the next one already in newer versions of IPython.
         count = self.shell.displayhook.prompt_count
         wish = Wish() if NO_SYNC_OPTION in command.options else Wish.of_cell(analyse(cell), send, bring)
-        execute_cell(client, code, wish, execution_count=count, timeout_s=timeout_s)
+        spmd_wish = wish_for(spmd, client.info.accelerators, client.info.node.hostname) if spmd is not None else None
+        execute_cell(client, code, wish, execution_count=count, timeout_s=timeout_s, spmd=spmd_wish)
 
     def _session_for(self, spec: Spec | None, *, wait: bool) -> SessionClient:
         notebook = this_notebook()

@@ -88,6 +88,8 @@ class Notebook:
         self._attached: dict[str, SessionClient] = {}
         self.pools = PoolConnections()
         self.attachment = Attachment()
+        self.on_given: Callable[[], None] = lambda: None
+        """Called on the background loop when a session was given what had changed here."""
         background().call_at_close(self._leave)
 
     async def pool(self, *, start: bool = True, on_update: OnUpdate | None = None) -> Pool:
@@ -172,13 +174,14 @@ class Notebook:
         self, session: SessionClient, cell: str, on_update: Callable[[str], None] | None = None
     ) -> None:
         """Gives the session what changed here since its last cell: packages, local modules, named variables."""
-        await self.attachment.bring_up_to_date(
+        if await self.attachment.bring_up_to_date(
             session.pool,
             session.id,
             cell=cell,
             with_snapshot=self.sends_snapshot(session.pool),
             on_update=on_update,
-        )
+        ):
+            self.on_given()
 
     async def plan(self, cell: str = "") -> environment_pb2.PlanResponse | None:
         """Returns what the pool would do to run the notebook's cells; None where they run in its own interpreter."""
@@ -247,10 +250,13 @@ class Notebook:
                 return session
         return None
 
+    def open_sessions(self) -> list[SessionClient]:
+        """Returns those that are attached and have not ended."""
+        return [session for session in self._attached.values() if session.end is None]
+
     def held(self) -> list[pool_pb2.Accelerator]:
         """Returns what the attached sessions hold, without what is shared."""
-        sessions = [session for session in self._attached.values() if session.end is None]
-        return [each for session in sessions for each in session.info.accelerators if not each.shared]
+        return [each for session in self.open_sessions() for each in session.info.accelerators if not each.shared]
 
     async def detach(self, session: SessionClient) -> None:
         """Ends the stream; the session goes on."""

@@ -32,7 +32,7 @@ def rebuild_exception(reply: dict[str, Any], *, is_told: bool) -> BaseException:
     """
     frames = [] if is_told else [str(frame) for frame in reply.get("traceback", [])]
     ename, evalue = str(reply.get("ename", "Error")), str(reply.get("evalue", ""))
-    return exception_to_raise(_unpickle(reply.get("nbgpu_exception")), ename, evalue, frames)
+    return exception_to_raise(unpickle_exception(reply.get("nbgpu_exception")), ename, evalue, frames)
 
 
 def exception_to_raise(error: BaseException | None, ename: str, evalue: str, frames: list[str]) -> BaseException:
@@ -58,7 +58,8 @@ def _with_frames(error: BaseException, ename: str, evalue: str, frames: list[str
     return error
 
 
-def _unpickle(encoded: str | None) -> BaseException | None:
+def unpickle_exception(encoded: str | None) -> BaseException | None:
+    """Returns an exception that the session's kernel packed, or None where it cannot be put together here."""
     if not encoded:
         return None
     # Whatever a class does when it is rebuilt here, the cell's own error is what has to be told.

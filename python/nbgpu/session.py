@@ -134,6 +134,7 @@ class _SessionBase:
         buffers: Sequence[bytes] = (),
         *,
         silent: bool = False,
+        spmd: Mapping[str, Any] | None = None,
         timeout_s: float | None = None,
     ) -> tuple[Request, Coroutine[Any, Any, None]]:
         """Returns the request, and the coroutine that sends it."""
@@ -150,6 +151,8 @@ class _SessionBase:
         own: dict[str, Any] = {"execution_count": execution_count} if execution_count is not None else {}
         if values:
             own["values"] = values
+        if spmd:
+            own["spmd"] = dict(spmd)
         if timeout_s is not None:
             own["timeout_s"] = timeout_s
         if own:
@@ -319,13 +322,16 @@ class Session(_SessionBase):
         *,
         silent: bool,
         execution_count: int | None = None,
+        spmd: Mapping[str, Any] | None = None,
         timeout_s: float | None = None,
     ) -> Request:
         """Runs code and waits for the answer, interruptibly. What is silent is not the person's, and not bounded."""
         if self._needs_reviving:
             background().run(self._revive())
         limit_s = None if silent else timeout_s
-        request, sending = self._prepare(code, execution_count, values, buffers, silent=silent, timeout_s=limit_s)
+        request, sending = self._prepare(
+            code, execution_count, values, buffers, silent=silent, spmd=spmd, timeout_s=limit_s
+        )
         background().submit(sending)
         wait_interruptibly(self._client, request)
         return request
@@ -501,6 +507,7 @@ def execute_cell(
     wish: Wish,
     *,
     execution_count: int | None = None,
+    spmd: Mapping[str, Any] | None = None,
     timeout_s: float | None = None,
 ) -> Any:
     """Runs a cell's code with what it reads of this notebook sent before, and what it binds bound here after.
@@ -511,6 +518,7 @@ def execute_cell(
         wish: What is to travel.
         execution_count: As `Session.execute`.
         timeout_s: For how long it may run, from when it begins; None: for ever.
+        spmd: For a cell on ranks: what `nbgpu.ranks.spmd.wish_for` returned.
 
     Returns:
         What its last expression showed.
@@ -519,7 +527,7 @@ def execute_cell(
         BaseException: As `Session.execute` does; nothing is bound then.
     """
     session = Session(client)
-    run = functools.partial(session._run, execution_count=execution_count, timeout_s=timeout_s)
+    run = functools.partial(session._run, execution_count=execution_count, timeout_s=timeout_s, spmd=spmd)
     exchange = Exchange(client, run)
     return exchange.run_cell(code, wish, session._finish)
 

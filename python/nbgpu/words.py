@@ -121,7 +121,12 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def offers_table(offers: Iterable[pool_pb2.Offer]) -> str:
+def offers_table(offers: Iterable[pool_pb2.Offer], pool_names: Sequence[str] = ()) -> str:
+    """Returns offers as lines.
+
+    Args:
+        pool_names: The pool of each of them; empty: it is not said.
+    """
     rows = [
         (
             offer.type,
@@ -132,10 +137,18 @@ def offers_table(offers: Iterable[pool_pb2.Offer]) -> str:
         )
         for offer in offers
     ]
-    return table(("ACCELERATOR", "MEMORY", "STATE", "", "NODE"), rows)
+    return _of_pools(("ACCELERATOR", "MEMORY", "STATE", "", "NODE"), rows, pool_names)
 
 
-def sessions_table(sessions: Iterable[pool_pb2.SessionInfo], notebook_id: str = "") -> str:
+def sessions_table(
+    sessions: Iterable[pool_pb2.SessionInfo], notebook_id: str = "", pool_names: Sequence[str] = ()
+) -> str:
+    """Returns sessions as lines.
+
+    Args:
+        notebook_id: Of the notebook whose sessions are pointed out.
+        pool_names: The pool of each of them; empty: it is not said.
+    """
     rows = [
         (
             session.id,
@@ -146,7 +159,15 @@ def sessions_table(sessions: Iterable[pool_pb2.SessionInfo], notebook_id: str = 
         )
         for session in sessions
     ]
-    return table(("SESSION", "NOTEBOOK", "ACCELERATOR", "STATE", ""), rows) if rows else "no sessions"
+    if not rows:
+        return "no sessions"
+    return _of_pools(("SESSION", "NOTEBOOK", "ACCELERATOR", "STATE", ""), rows, pool_names)
+
+
+def _of_pools(titles: tuple[str, ...], rows: Sequence[tuple[str, ...]], pool_names: Sequence[str]) -> str:
+    if not pool_names:
+        return table(titles, rows)
+    return table(("POOL", *titles), [(name, *row) for name, row in zip(pool_names, rows, strict=True)])
 
 
 def samples_table(accelerators: Iterable[pool_pb2.Accelerator], samples: Iterable[pool_pb2.Sample]) -> str:

@@ -8,11 +8,13 @@ from typing import Literal
 
 from nbgpu import errors
 from nbgpu.notebook import this_notebook
+from nbgpu.page_requests import synchronise
 from nbgpu.session import Session
 from nbgpu.session_client import SessionClient
 
 _TO, _FROM, _DRY_RUN = "--to", "--from", "--dry-run"
-_OPTIONS = (_TO, _FROM, _DRY_RUN)
+_ENVIRONMENT = "--environment"
+_OPTIONS = (_TO, _FROM, _DRY_RUN, _ENVIRONMENT)
 
 
 class WorkspaceCommands:
@@ -28,6 +30,11 @@ class WorkspaceCommands:
 
     def sync(self, line: str) -> None:
         paths, options = _parsed(line)
+        if _ENVIRONMENT in options:
+            if paths or len(options) > 1:
+                raise errors.CommandError(f"{_ENVIRONMENT} stands alone, there is {line.strip()!r}", "%gpu sync data")
+            print(f"session {synchronise(self._chosen().id)} has the packages and local modules of this notebook")
+            return
         only: Literal["to", "from"] | None = "to" if _TO in options else "from" if _FROM in options else None
         report = Session(self._chosen()).sync(*paths, only=only, dry_run=_DRY_RUN in options)
         if report is None:

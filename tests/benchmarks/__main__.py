@@ -14,6 +14,7 @@ from benchmarks import (
     live_view,
     output_flood,
     ranks,
+    spmd,
     values,
 )
 from benchmarks.measurement import Row, format_table
@@ -28,6 +29,7 @@ BENCHMARKS: dict[str, Callable[[], Sequence[Row]]] = {
     "attach": attach.run,
     "ranks": ranks.run,
     "idle_sessions": idle_sessions.run,
+    "spmd": spmd.run,
 }
 
 

@@ -20,16 +20,16 @@ START_ENGINE = """
 import logging, warnings
 import ipyparallel
 warnings.simplefilter("ignore")
-cluster = ipyparallel.Cluster(n=1, log_level=logging.ERROR)
+cluster = ipyparallel.Cluster(n=ENGINES, log_level=logging.ERROR)
 client = cluster.start_and_connect_sync(activate=True)
 """
 
 
 @contextlib.contextmanager
-def ipyparallel_kernel() -> Iterator[FrontEnd]:
-    """Yields a kernel with one engine behind `%%px`."""
+def ipyparallel_kernel(engines: int = 1) -> Iterator[FrontEnd]:
+    """Yields a kernel with so many engines behind `%%px`."""
     with notebook_kernel(nbgpu=False) as front_end:
-        front_end.execute(START_ENGINE)
+        front_end.execute(START_ENGINE.replace("ENGINES", str(engines)))
         try:
             yield front_end
         finally:

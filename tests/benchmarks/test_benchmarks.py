@@ -17,6 +17,7 @@ from benchmarks import (
     live_view,
     output_flood,
     ranks,
+    spmd,
     values,
 )
 from benchmarks.front_end import Cell
@@ -34,6 +35,7 @@ SMALL: dict[str, Callable[[], Sequence[Row]]] = {
     "attach": partial(attach.run, rounds=1),
     "ranks": partial(ranks.run, rounds=1, ranks=2),
     "idle_sessions": partial(idle_sessions.run, rounds=1, sessions=2, window_s=0.1),
+    "spmd": partial(spmd.run, rounds=1, repeats=1, ranks=2, size_bytes=4 << 20),
 }
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import psutil
 
-from agent_processes import is_guardian
 from nbgpu.client.embedded import find_agent
 from nbgpu.client.pool import Pool
 
@@ -77,7 +76,8 @@ def wait_until_settled(*, kernels: int) -> None:
     deadline = time.monotonic() + SETTLED_WITHIN_S
     before: dict[int, float] = {}
     while time.monotonic() < deadline:
-        children = [each for each in agent.children() if not is_guardian(each)]
+        # The one that watches over the agent is no kernel.
+        children = [each for each in agent.children() if not _is_guardian(each)]
         now = {process.pid: sum(process.cpu_times()[:2]) for process in [agent, *children]}
         at_rest = now.keys() == before.keys() and all(now[pid] - before[pid] < 0.03 for pid in now)
         if at_rest and len(now) == kernels + 1:
@@ -85,3 +85,7 @@ def wait_until_settled(*, kernels: int) -> None:
         before = now
         time.sleep(0.5)
     raise RuntimeError(f"the agent has {len(before) - 1} kernels and not {kernels}, or they never came to rest")
+
+
+def _is_guardian(process: psutil.Process) -> bool:
+    return any(part.endswith("guardian.py") for part in process.cmdline())

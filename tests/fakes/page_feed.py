@@ -82,6 +82,8 @@ def session(id_: str, notebook_id: str | None, name: str | None, **fields: Any) 
         "kernel_generation": 1,
         "python_version": "3.11.2",
         "environment": {"package_count": 214, "own": True, "done": None, "total": None, "current": None},
+        "difference": None,
+        "variables": None,
         "accelerators": [accelerator(index) for index in range(8)],
         "node_hostname": "lab-gpu-03",
         "executing": None,

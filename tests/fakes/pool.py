@@ -32,6 +32,8 @@ class FakePool(pool_pb2_grpc.PoolServicer):
         self._open = True
         self.history: list[pool_pb2.Sample] = []
         self.sample_watches = 0
+        self.closed: list[str] = []
+        """Ids of sessions that were asked to be closed."""
         self._readings: list[pool_pb2.SampleBatch] = []
 
     def read(self, samples: list[pool_pb2.Sample]) -> None:
@@ -100,6 +102,13 @@ class FakePool(pool_pb2_grpc.PoolServicer):
     ) -> pool_pb2.ListSessionsResponse:
         self._check_token(context)
         return pool_pb2.ListSessionsResponse(sessions=self._state.sessions)
+
+    def CloseSession(
+        self, request: pool_pb2.CloseSessionRequest, context: grpc.ServicerContext
+    ) -> pool_pb2.CloseSessionResponse:
+        self._check_token(context)
+        self.closed.append(request.session_id)
+        return pool_pb2.CloseSessionResponse()
 
     def WatchPool(
         self, request: pool_pb2.WatchPoolRequest, context: grpc.ServicerContext

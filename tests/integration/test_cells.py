@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from notebook_kernel import Cell, NotebookKernel, notebook_kernel, without_colours
+from notebook_kernel import Cell, NotebookKernel, notebook_kernel, wait_for_answers, without_colours
 
 
 @pytest.fixture(scope="module")
@@ -293,6 +293,7 @@ def test_a_slider_moved_in_the_page_moves_in_the_session(notebook: NotebookKerne
 
 
 def test_completion_and_inspection_of_remote_names(notebook: NotebookKernel) -> None:
+    wait_for_answers(notebook)
     notebook.run("%%gpu --no-sync\nremote_only_name = {'key': 1}\ndef remote_function(a):\n    'What it does.'")
     cell = "%%gpu\nremote_only_na"
     found = notebook.ask("complete_request", {"code": cell, "cursor_pos": len(cell)})
@@ -313,6 +314,7 @@ def complete(notebook: NotebookKernel, line: str) -> list[str]:
 
 
 def test_commands_and_specs_are_completed(notebook: NotebookKernel) -> None:
+    wait_for_answers(notebook)
     assert complete(notebook, "%gpu att") == ["%gpu attach"]
     assert {"%%gpu H100", "%%gpu H100x2"} <= set(complete(notebook, "%%gpu H1"))
     assert "%gpu attach A10" in complete(notebook, "%gpu attach A")

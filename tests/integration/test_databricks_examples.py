@@ -43,6 +43,7 @@ def test_a_function_that_returns_its_rank(notebook: NotebookKernel) -> None:
     )
     assert cell.result == "[0, 1]"
     assert "hello_world abc 0 0\n" in cell.text()
+    assert run(notebook, "%gpu logs --rank 1").text() == "hello_world abc 1 1\n"
 
 
 def test_an_mlp_trained_with_ddp(notebook: NotebookKernel) -> None:
@@ -116,6 +117,31 @@ def test_an_mlp_trained_with_ddp(notebook: NotebookKernel) -> None:
     all(type(each["model"]) is SimpleMLP for each in results) and all(torch.equal(weights[0], each) for each in weights)
     """
     assert run(notebook, same).result == "True"
+
+
+@pytest.mark.timeout(400)
+def test_a_driver_of_ray(notebook: NotebookKernel) -> None:
+    token = Path.home() / ".ray" / "auth_token"
+    had_token = token.exists()
+    code = """
+    from nbgpu.compat.databricks.ray import ray_launch
+
+    @ray_launch(gpus=2, gpu_type="A10", remote=True)
+    def foo():
+        import os
+        import ray
+        print(ray.state.available_resources_per_node())
+        return 1
+
+    foo.distributed()
+    """
+    cell = notebook.run(textwrap.dedent(code).strip(), within_s=300)  # Ray is slow to start
+    assert not cell.errors, "\n".join(cell.errors[0]["traceback"])
+    assert "'GPU': 2.0" in cell.text()
+    assert cell.result == "1"
+    left = "import os, nbgpu; os.path.exists('/tmp/nbgpu-' + nbgpu.find_call().id.rpartition('/')[2])"
+    assert run(notebook, left).result == "False"
+    assert token.exists() == had_token
 
 
 def test_ray_launch_without_ray_says_what_to_install(

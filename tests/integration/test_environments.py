@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from agent_processes import until
+from nbgpu.client.pool import Pool
+from nbgpu_protocol.v1 import pool_pb2
 from notebook_kernel import NotebookKernel
 from two_machines import AGENT, NEEDED, Workplace, make_workplace, ok
 from wheels import make_wheel
@@ -75,6 +79,49 @@ def test_sessions_from_python_are_up_to_date_as_cells_are(notebook: NotebookKern
         assert ok(notebook.run(f'await other.execute("{version}")')) == "2.0\n"
     finally:
         workplace.uv("pip", "uninstall", "--python", str(workplace.python), "beta")
+
+
+def test_the_agent_knows_after_a_local_cell_how_the_environment_differs_and_what_was_sent(
+    notebook: NotebookKernel, workplace: Workplace, agent: dict[str, str]
+) -> None:
+    (workplace.notebook / "nearby.py").write_text("answer = 1\n")
+    ok(notebook.run("data = list(range(1000))"))
+    ok(notebook.run("%%gpu H100\nimport nearby\ntotal = sum(data)"))
+
+    facts = until_facts(agent, lambda facts: facts.variables.sent_count > 0 and facts.HasField("difference"))
+    assert (facts.difference.package_count, facts.difference.file_count) == (0, 0)
+    assert [each.name for each in facts.variables.sent] == ["data", "total"]
+    assert facts.variables.sent_bytes == sum(each.size_bytes for each in facts.variables.sent) > 1000
+
+    workplace.install("alpha==2.0")
+    (workplace.notebook / "nearby.py").write_text("answer = 22\n")
+    ok(notebook.run("1"))
+    facts = until_facts(agent, lambda facts: facts.difference.package_count and facts.difference.file_count)
+    assert [(each.name, each.before, each.now) for each in facts.difference.packages] == [("alpha", "1.0", "2.0")]
+    assert list(facts.difference.files) == ["nearby.py"]
+
+    said = ok(notebook.run("%gpu sync --environment"))
+    assert "has the packages and local modules of this notebook" in said
+    until_facts(agent, lambda facts: facts.HasField("difference") and not facts.difference.ByteSize())
+    ok(notebook.run("%gpu restart"))
+    until_facts(agent, lambda facts: not facts.variables.ByteSize())
+    (workplace.notebook / "nearby.py").unlink()
+
+
+def until_facts(agent: dict[str, str], condition: Callable[[pool_pb2.NotebookFacts], object]) -> pool_pb2.NotebookFacts:
+    """Returns what the agent was told of the one session that there is, once it is like that."""
+
+    async def ask() -> pool_pb2.NotebookFacts:
+        async with Pool(agent["NBGPU_AGENT_ADDRESS"], agent["NBGPU_AGENT_TOKEN"]) as pool:
+            (session,) = await pool.list_sessions()
+            return session.notebook
+
+    def facts() -> pool_pb2.NotebookFacts | None:
+        found = asyncio.run(ask())
+        return found if condition(found) else None
+
+    found: pool_pb2.NotebookFacts = until(facts)
+    return found
 
 
 def test_a_package_that_changed_under_its_module_is_said(notebook: NotebookKernel, workplace: Workplace) -> None:

@@ -45,12 +45,12 @@ OTHERS = "(ranks 0, 2|rank 0) (lost the connection to it|waited in all_reduce)"
     ("kind", "ename", "expected"),
     [
         ("raise", "Mine", [r"raise Mine\(", r"Mine: \('boom', 7\)", "of 3 on", "raised Mine", WAITED]),
-        ("exit", "RankFailedError", ["rank 1 of 3 on", "ended with exit code 3 before the function returned", WAITED]),
+        ("exit", "RankFailedError", ["rank 1 of 3 on", "ended with exit code 3 before it was done", WAITED]),
         ("memory", "OutOfMemoryError", ["raise torch.Out", "CUDA out of memory. Tried to allocate 2.00 GiB", WAITED]),
         ("port", "DistNetworkError", ["EADDRINUSE", r"dist.TCPStore\(", WAITED]),
         ("kill", "RankFailedError", ["rank 1 of 3 on", "was killed by SIGKILL", OTHERS]),
         ("crash", "RankFailedError", ["rank 1 of 3 on", "crashed with SIGSEGV", "work, line ", OTHERS]),
-        ("leave", "RankFailedError", ["rank 1 of 3 on", "ended with exit code 0 before the function", OTHERS]),
+        ("leave", "RankFailedError", ["rank 1 of 3 on", "ended with exit code 0 before it was done", OTHERS]),
     ],
 )
 def test_a_rank_fails(notebook: NotebookKernel, kind: str, ename: str, expected: list[str]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from nbgpu_protocol.discovery import read_record
-from notebook_kernel import Cell, NotebookKernel, notebook_kernel, without_colours
+from notebook_kernel import Cell, NotebookKernel, notebook_kernel, wait_for_answers, without_colours
 
 
 @pytest.fixture(scope="module")
@@ -394,6 +394,7 @@ def test_unpicklable_results_are_handles(notebook: NotebookKernel) -> None:
 
 
 def test_handles_are_completed_and_inspected(notebook: NotebookKernel) -> None:
+    wait_for_answers(notebook)
     run(
         notebook,
         """

@@ -221,3 +221,52 @@ def test_a_spec_goes_to_the_first_pool_that_could_grant_it_now_else_ever() -> No
     assert choose_pool(parse_spec("A10"), offers) == "second"
     assert choose_pool(parse_spec("B200"), offers) is None
     assert choose_pool(parse_spec("H100"), {}) is None
+
+
+@pytest.fixture
+def two_pools(pool: fake.FakePool, monkeypatch: pytest.MonkeyPatch) -> Iterator[fake.FakePool]:
+    """The default pool is `pool`; yields another one, which was added as "lab"."""
+    monkeypatch.setenv("NBGPU_AGENT_ADDRESS", pool.address)
+    monkeypatch.setenv("NBGPU_AGENT_TOKEN", pool.token)
+    with fake.run_fake_pool() as other:
+        session = fake.session("5a1b", "nb", "digits.ipynb")
+        other.publish(pool_pb2.PoolState(offers=[fake.offer("A10", 2, 1)], sessions=[session]))
+        add_pool(ConfiguredPool("lab", other.address, other.token))
+        yield other
+
+
+def test_commands_look_at_all_pools_and_say_which(
+    pool: fake.FakePool, two_pools: fake.FakePool, capsys: Capture
+) -> None:
+    assert main(["offers"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["POOL", "ACCELERATOR", "MEMORY", "STATE", "NODE"]
+    assert [line.split()[:2] for line in lines[1:]] == [[pool.address, "H100"], ["lab", "A10"]]
+    assert main(["sessions"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split()[:3] == ["lab", "5a1b", "digits.ipynb"]
+    assert main(["close", "5a"]) == 0
+    assert capsys.readouterr().out.startswith("closed session 5a1b; ")
+    assert (pool.closed, two_pools.closed) == ([], ["5a1b"])
+
+
+def test_one_pool_can_be_named(two_pools: fake.FakePool, capsys: Capture) -> None:
+    assert main(["offers", "--pool", "lab"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split()[0] == "ACCELERATOR"
+    assert [line.split()[0] for line in lines[1:]] == ["A10"]
+    assert main(["offers", "--pool", "nowhere"]) == 1
+    assert "there is no pool 'nowhere'" in capsys.readouterr().err
+
+
+def test_a_pool_that_does_not_answer_is_said_and_left_out(
+    pool: fake.FakePool, two_pools: fake.FakePool, capsys: Capture
+) -> None:
+    add_pool(ConfiguredPool("gone", "127.0.0.1:1", "secret"))
+    assert main(["offers"]) == 0
+    told = capsys.readouterr()
+    assert [line.split()[1] for line in told.out.splitlines()[1:]] == ["H100", "A10"]
+    assert told.err.startswith("nbgpu: pool gone is left out: ")
+    assert main(["close", "77"]) == 1
+    assert "no session has an id that begins with 77, where gone cannot be asked" in capsys.readouterr().err
+    assert main(["offers", "--pool", "gone"]) == 1
+    assert capsys.readouterr().out == ""

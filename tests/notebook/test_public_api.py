@@ -32,7 +32,7 @@ PUBLIC = {
 
 METHODS = {
     "accelerators", "close", "detach", "execute", "id", "info", "interrupt", "logs", "pull", "push", "restart",
-    "samples", "sync",
+    "samples", "stacks", "sync",
 }  # fmt: skip
 
 

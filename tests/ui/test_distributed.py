@@ -35,12 +35,24 @@ def train(limit):
 
 train.distributed(5)"""
 
+SPMD = """%%gpu --spmd
+import os, time
+rank = int(os.environ["RANK"])
+print(f"I am rank {rank} of {os.environ['WORLD_SIZE']}")
+for step in range(3):
+    print("loss", 1 / (step + 1))
+rank * 10"""
+SPMD_FAIL = """%%gpu --spmd
+if rank == 2:
+    raise ValueError(f"rank {rank} has no data")
+print("ready")"""
+
 
 @pytest.fixture(scope="module")
 def lab(module_page, tmp_path_factory):
     with run_lab_with_agent(module_page, tmp_path_factory.mktemp("lab"), {"NBGPU_SIMULATE": "H100x4"}) as lab:
         lab.write_notebook("ranks.ipynb")
-        lab.replace_cells(SETUP, SPEAK, FAIL)
+        lab.replace_cells(SETUP, SPEAK, FAIL, SPMD, SPMD_FAIL)
         lab.run_cell(0)
         yield lab
 
@@ -60,6 +72,8 @@ def test_rank_0_is_in_full_and_the_others_open_with_a_click(lab, screenshots):
     expect(others.get_by_text("I am rank 3")).to_be_visible()
     expect(others.get_by_text("ranks 1-3: ready")).to_be_visible()
     expect(output).to_contain_text("[0, 1, 2, 3]")
+    line = lab.cell(1).locator(".nbgpu-CellLine-text")  # of the call, not of what is cleared up behind it
+    expect(line).to_have_text(re.compile(r"^H100 ×4.* · (\d+(\.\d)? s|\d+:\d\d)\b"), timeout=20_000)
     lab.screenshot(screenshots / "rank-output.png")
 
 
@@ -73,3 +87,28 @@ def test_a_failure_is_shown_once_with_the_cells_line(lab, screenshots):
     expect(output).to_contain_text(re.compile("ranks? 0.* when (they were|it was) stopped"))
     expect(output.locator(".jp-OutputArea-child")).to_have_count(1)
     lab.screenshot(screenshots / "rank-failure.png")
+
+
+def test_a_cell_on_every_rank_folds_the_others(lab, screenshots):
+    lab.run_cell(3)
+
+    output = lab.output(3)
+    expect(output).to_contain_text("I am rank 0 of 4")
+    others = output.locator("details")
+    expect(others).to_have_count(1)
+    expect(others.locator("summary")).to_have_text("ranks 1-3: 9 lines")
+    expect(others.get_by_text("I am rank 3 of 4")).not_to_be_visible()
+    others.locator("summary").click()
+    expect(others.get_by_text("I am rank 3 of 4")).to_be_visible()
+    expect(others.get_by_text("ranks 1-3: loss 0.5")).to_be_visible()
+    lab.screenshot(screenshots / "spmd-output.png")
+
+
+def test_a_cell_that_fails_on_one_rank_is_one_error(lab, screenshots):
+    lab.run_cell(4)
+
+    output = lab.output(4)
+    expect(output).to_contain_text(re.compile(r"ValueError\s+Traceback \(most recent call last\), rank 2 of 4 on "))
+    expect(output).to_contain_text("ranks 0-1, 3 had returned")
+    expect(output.get_by_text("ValueError: rank 2 has no data")).to_have_count(1)
+    lab.screenshot(screenshots / "spmd-failure.png")

@@ -44,16 +44,15 @@ def lab(module_page, tmp_path_factory) -> Iterator[LabPage]:
 def test_a_hang_and_the_stacks_while_it_lasts(lab, screenshots):
     lab.start_cell(1)
     output = lab.output(1)
-    report = output.locator(".nbgpu-Hang")
-    expect(report).to_have_count(1, timeout=60_000)
-    expect(report).to_contain_text("rank 2 of 4 has not come to all_reduce")
+    report = output.locator(".nbgpu-Hang").last
+    expect(report).to_contain_text("rank 2 of 4 has not come to all_reduce", timeout=60_000)
     expect(report).to_contain_text(re.compile(r"ranks 0-1, 3 wait in all_reduce, in train, line 10 of Cell In\[2\]"))
     missing = report.locator("details", has_text="rank 2 is in load_batch")
     expect(missing).to_have_count(1)
     expect(missing.locator("pre")).not_to_be_visible()
     for theme in ("Light", "Dark"):
         lab.set_theme(f"JupyterLab {theme}")
-        expect(report).to_have_count(1)
+        expect(report).to_be_visible()
         lab.screenshot(screenshots / f"hang-{theme.lower()}.png")
 
     lab.page.locator(".jp-NotebookPanel:visible .nbgpu-ToolbarItem-button").click()
@@ -73,7 +72,6 @@ def test_a_hang_and_the_stacks_while_it_lasts(lab, screenshots):
     expect(lab.page.locator(".jp-Dialog")).to_have_count(0)
 
     lab.wait_until_run()
-    expect(report).to_have_count(1)
     expect(report).to_contain_text(re.compile(r"Went on after .* without progress: rank 2 of 4 had not come"))
     expect(output).to_contain_text("[0, 1, 2, 3]")
     lab.screenshot(screenshots / "hang-over.png")

@@ -93,6 +93,8 @@ export function session(fields: Partial<ISession> = {}): ISession {
     kernel_generation: 1,
     python_version: '3.11.2',
     environment: null,
+    difference: null,
+    variables: null,
     accelerators: [accelerator()],
     node_hostname: 'lab-1',
     executing: null,

@@ -6,14 +6,18 @@ import { STARVED_AFTER_S, STARVED_PERCENT } from '../words/executions';
 import { formatPercent } from '../words/quantities';
 import { formatAge } from '../words/time';
 
-/** A GPU is held and idle while a cell runs here for longer than this. */
+/** A GPU is held and idle while a cell runs here for longer than this, if no setting says otherwise. */
 export const IDLE_AFTER_S = 60;
 
 /** About a cell that runs in the notebook's own kernel; null: nothing to say. */
-export function adviceForLocalCell(session: ISession | null, running_s: number): string | null {
+export function adviceForLocalCell(
+  session: ISession | null,
+  running_s: number,
+  after_s = IDLE_AFTER_S
+): string | null {
   if (
     session === null ||
-    running_s < IDLE_AFTER_S ||
+    running_s < after_s ||
     session.phase !== 'ready' ||
     session.kernel_state !== 'idle' ||
     !holdsGpu(session)

@@ -18,6 +18,7 @@ import type { IExecution, IPageState } from '../state';
 import { asSentence } from '../words/sentences';
 import { adviceForGpuCell, adviceForLocalCell } from './advice';
 import { CellLine } from './line';
+import { mergeExecutions } from './merged';
 import { matchMissed } from './missed';
 import { Runs, type IRun } from './runs';
 import { usesGpu } from './usage';
@@ -142,12 +143,19 @@ export class NotebookCells implements IDisposable {
     if (state === null || !settings.values.provenance) {
       return;
     }
+    const changed = new Set<IRun>();
     for (const { session } of allSessions(state)) {
       for (const execution of session.last_executions) {
-        const cell = this._runs.get(execution.request_id)?.cell;
-        if (cell !== undefined) {
-          keep(cell, execution);
+        const run = this._runs.get(execution.request_id);
+        if (run !== undefined) {
+          run.ended.set(execution.started_unix_s, execution);
+          changed.add(run);
         }
+      }
+    }
+    for (const { cell, ended } of changed) {
+      for (const execution of mergeExecutions([...ended.values()])) {
+        keep(cell, execution);
       }
     }
     this._keepMissed(state);
@@ -169,7 +177,7 @@ export class NotebookCells implements IDisposable {
       wasRunHere: this._runs.has(cell),
       keptRequestId: readProvenance(cell.model.getMetadata(METADATA_KEY))?.request_id ?? null
     }));
-    for (const [{ cell }, execution] of matchMissed(cells, executions)) {
+    for (const [{ cell }, execution] of matchMissed(cells, mergeExecutions(executions))) {
       keep(cell, execution);
     }
   }
@@ -253,7 +261,11 @@ export class NotebookCells implements IDisposable {
     if (run.isDismissed || run.started_s === null || !this.page.settings.values.warnings) {
       return null;
     }
-    return adviceForLocalCell(this._found?.session ?? null, Date.now() / 1000 - run.started_s);
+    return adviceForLocalCell(
+      this._found?.session ?? null,
+      Date.now() / 1000 - run.started_s,
+      this.page.settings.values.idleWarning_s
+    );
   }
 
   private _adviceForGpu(run: IRun, found: IFoundSession, execution: IExecution): string | null {

@@ -2,6 +2,8 @@
 
 import type { CodeCell } from '@jupyterlab/cells';
 
+import type { IExecution } from '../state';
+
 /** One run of a cell, from when it is asked for until the kernel is done with it. */
 export interface IRun {
   /** The `msg_id` of the execute_request. */
@@ -11,6 +13,8 @@ export interface IRun {
   started_s: number | null;
   isDone: boolean;
   isDismissed: boolean;
+  /** What it made run in sessions and has ended, by when it began there; the agent remembers only the latest. */
+  ended: Map<number, IExecution>;
 }
 
 export class Runs {
@@ -47,7 +51,8 @@ export class Runs {
       cell,
       started_s: null,
       isDone: false,
-      isDismissed: false
+      isDismissed: false,
+      ended: new Map()
     };
     this._runs.set(run.requestId, run);
     future.registerMessageHook(message => {

@@ -9,13 +9,13 @@ import { describeAccelerators, isSimulated } from '../words/accelerators';
 import { asSentence } from '../words/sentences';
 import {
   describeClosing,
-  describeEnvironment,
   describeRequest,
   describeSession,
   describeUsage,
   type IDescription
 } from '../words/sessions';
 import { Dot, Empty, Facts, Hint, Problem, Section, SimulatedMark, TextButton } from './elements';
+import { notebookFactRows } from './notebook_facts';
 
 /** The notebook in front and its session, found by the notebook's kernel id. */
 export function ThisNotebookSection(props: {
@@ -132,9 +132,8 @@ function NotebookSession(props: {
   const { session, pool } = found;
   const accelerators = describeAccelerators(session.accelerators);
   const closing = describeClosing(session, now_s);
-  const environment = describeEnvironment(session);
   const rows = [
-    ...(environment === null ? [] : [{ name: 'Environment', value: environment }]),
+    ...notebookFactRows(session, actions),
     { name: 'Used so far', value: describeUsage(session, since_s) },
     ...(closing === null ? [] : [{ name: 'Closes', value: closing }])
   ];

@@ -38,6 +38,14 @@ function gib(bytes: number): string {
 }
 
 /** "94%". */
+export function formatSize(bytes: number): string {
+  if (bytes < 1024) {
+    return `${bytes} B`;
+  }
+  return bytes < MIB ? `${Math.round(bytes / 1024)} KiB` : formatBytes(bytes);
+}
+
+/** "86%"; a dash for what is unknown. */
 export function formatPercent(percent: number | null): string {
   return percent === null ? UNKNOWN : `${Math.round(percent)}%`;
 }

@@ -170,7 +170,10 @@ export function describeBriefly(session: ISession): string {
   }
 }
 
-/** "as in the notebook, 214 packages", "as found there, Python 3.11"; null before it is known. */
+/**
+ * "as in the notebook, 214 packages", "as found there, Python 3.11"; null before it is known. Once the notebook has said
+ * that nothing differs: "in sync, 214 packages", "the notebook’s own, Python 3.11".
+ */
 export function describeEnvironment(session: ISession): string | null {
   const { environment, python_version } = session;
   const python =
@@ -180,9 +183,10 @@ export function describeEnvironment(session: ISession): string | null {
   }
   const packages =
     environment.package_count === null ? [] : [count(environment.package_count, 'package')];
+  const isCompared = session.difference !== null;
   return environment.own
-    ? ['as in the notebook', ...packages].join(', ')
-    : ['as found there', ...packages, ...python].join(', ');
+    ? [isCompared ? 'in sync' : 'as in the notebook', ...packages].join(', ')
+    : [isCompared ? 'the notebook’s own' : 'as found there', ...packages, ...python].join(', ');
 }
 
 /** "12.4 GPU-min, $0.43", `since_s` seconds after the state was sent. */

@@ -26,6 +26,7 @@ from nbgpu_agent.model import (
     Xid,
 )
 from nbgpu_agent.prices import PriceList
+from nbgpu_agent.service.notebook_facts import notebook_facts_message
 from nbgpu_protocol.accelerator_types import CPU, canonical_type
 from nbgpu_protocol.v1 import pool_pb2
 
@@ -190,6 +191,7 @@ def session_info_message(info: SessionInfo, node: Node, prices: PriceList) -> po
         last_executions=[execution_message(each, prices) for each in info.last_executions],
         journal_problem=info.journal_problem,
         attached_unix_s=info.attached_unix_s,
+        notebook=notebook_facts_message(info.notebook) if info.notebook is not None else None,
     )
 
 

@@ -29,6 +29,7 @@ from nbgpu_agent.model import Node, Sample, SessionInfo
 from nbgpu_agent.prices import PriceList
 from nbgpu_agent.service.blobs import add_blob_handlers
 from nbgpu_agent.service.conversions import execution_message, kernel_exit_message, session_info_message
+from nbgpu_agent.service.notebook_facts import notebook_facts_from
 from nbgpu_agent.service.stacks import cell_timed_out_message, held_samples, stacks_message
 from nbgpu_agent.service.translated_errors import error_message, translated
 from nbgpu_agent.sessions import Session
@@ -166,6 +167,14 @@ class SessionService(session_pb2_grpc.SessionServicer):
         self, request: session_pb2.MissingBlobsRequest, context: Context
     ) -> session_pb2.MissingBlobsResponse:
         return session_pb2.MissingBlobsResponse(digests=self._blobs.missing(request.digests))
+
+    @translated
+    async def NoteNotebook(  # noqa: N802
+        self, request: session_pb2.NoteNotebookRequest, context: Context
+    ) -> session_pb2.NoteNotebookResponse:
+        session = self._registry.get(request.session_id)
+        session.note_notebook(request.notebook_id, request.kernel_generation, notebook_facts_from(request.facts))
+        return session_pb2.NoteNotebookResponse()
 
     def _info_message(self, info: SessionInfo) -> pool_pb2.SessionInfo:
         message = session_info_message(info, self._node or _UNKNOWN_NODE, self._prices)

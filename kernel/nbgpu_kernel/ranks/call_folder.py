@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,7 @@ class CallFolder:
         self.plan = path / "plan.json"
         self.payload = path / "payload"
         self.outcome = path / "outcome.json"
+        self._leaders = path / "leaders.json"
         self.feed = path / "feed"
         """Which rank wrote so many bytes of its log on which stream, in order: a line each, see `feed_line`."""
         self.hang = path / "hang.json"
@@ -86,6 +88,17 @@ class CallFolder:
 
     def read_plan(self) -> Plan:
         return Plan(**json.loads(self.plan.read_text()))
+
+    def write_leaders(self, leaders: Mapping[int, int]) -> None:
+        """Keeps the process ids of the ranks, each with its start, for whoever ends what is left of them."""
+        write_json(self._leaders, dict(leaders))
+
+    def read_leaders(self) -> dict[int, int]:
+        """Returns what was kept; nothing where there is none."""
+        try:
+            return {int(pid): int(start) for pid, start in json.loads(self._leaders.read_text()).items()}
+        except (OSError, ValueError):
+            return {}
 
     def remove_results(self) -> None:
         """Removes what the ranks returned, which may be large."""

@@ -22,6 +22,7 @@ from typing import Any
 
 from nbgpu_kernel import whereabouts
 from nbgpu_kernel.ranks.call_folder import CallFolder, Plan
+from nbgpu_kernel.ranks.failures import traceback_text
 from nbgpu_kernel.ranks.hang_view import HangView
 from nbgpu_kernel.ranks.message_file import read_values
 from nbgpu_kernel.ranks.output import FoldedView, Follower, FullView, PrefixedView, View
@@ -37,6 +38,9 @@ _NOT_PASSED_ON = ("JPY_PARENT_PID", "JPY_SESSION_NAME", "MPLBACKEND", "CLICOLOR"
 """What the kernel has for itself: its parent, its front end, its figures."""
 _PACKAGES = re.compile(r"^.*[/\\](site|dist)-packages[/\\]")
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+_WITHOUT_CUDA = {"ACCELERATE_USE_CPU": "true", "DS_ACCELERATOR": "cpu"}
+"""What `accelerate launch --cpu` and `deepspeed` set. Without the first, Accelerate and transformers' Trainer find no
+other ranks where there is no GPU, and each rank trains alone, without a word (accelerate 1.15, state.py)."""
 
 
 class Call:
@@ -50,6 +54,7 @@ class Call:
         """Files of the notebook's cells, and the number of each."""
         self.is_awaited = False
         """Whether what it returned was brought when it ended, and is not asked for again."""
+        self.begun_s = time.monotonic()
         self._process: subprocess.Popen[bytes] | None = None
         self._alive, self._process_end = os.pipe()
         """The launcher has the other end, which is closed when it ends."""
@@ -75,7 +80,7 @@ class Call:
         for descriptor in (self._alive, self._process_end):
             with contextlib.suppress(OSError):
                 os.close(descriptor)
-        end_marked(self.id)
+        end_marked(self.id, self.folder.read_leaders())
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -118,7 +123,7 @@ class Call:
             assert self._process is not None
             code = self._process.wait()
             os.close(self._alive)
-            end_marked(self.id)
+            end_marked(self.id, self.folder.read_leaders())
             self._outcome = self._read_outcome(code)
             self.folder.remove_scratch()
         return self._outcome
@@ -151,11 +156,8 @@ class Call:
             text = self.folder.log(rank).read_bytes().decode(errors="replace")
         with contextlib.suppress(OSError, ValueError):
             report = json.loads(self.folder.report(rank).read_text())
-            for link in reversed(report.get("chain", [])):
-                text += f"{'' if text.endswith(chr(10)) or not text else chr(10)}Traceback (most recent call last):\n"
-                for frame in link["frames"]:
-                    text += f'  File "{frame["file"]}", line {frame["line"]}, in {frame["function"]}\n'
-                text += f"{link['ename']}: {link['evalue']}\n"
+            told = traceback_text(report.get("chain", []))
+            text += ("\n" if told and text and not text.endswith("\n") else "") + told
         return text
 
 
@@ -280,6 +282,18 @@ def log(call_id: str, rank: int) -> str | None:
     return call.log(rank) if call is not None and 0 <= rank < call.world_size else None
 
 
+def rank_log(rank: int) -> dict[str, Any]:
+    """Returns what a rank wrote, `text`, in the latest call, or in the last `--spmd` cells if these came after it.
+
+    `text` is None where there is no such rank of `world_size`, which is 0 where there were no ranks at all.
+    """
+    resident = _shell().kernel.spmd_ranks
+    latest = next(reversed(_calls.values()), None)
+    if latest is None or latest.begun_s < resident.last_used_s:
+        return {"text": resident.log(rank), "world_size": resident.world_size}
+    return {"text": log("", rank), "world_size": latest.world_size}
+
+
 def describe(call_id: str) -> dict[str, Any]:
     """Returns what is known of a call, or of the latest for an empty id."""
     found = call_id or next(reversed(_calls), "")
@@ -321,6 +335,8 @@ def _variables(call_id: str, folder: CallFolder, world_size: int) -> dict[str, s
     threads = str(max(1, (os.cpu_count() or 1) // world_size))
     for name in _THREAD_VARIABLES:
         variables.setdefault(name, threads)
+    if variables.get("CUDA_VISIBLE_DEVICES") == "":  # as the agent has it where no accelerator is a GPU
+        variables = {**_WITHOUT_CUDA, **variables}
     return {**variables, MARKER_VARIABLE: call_id, "TMPDIR": str(folder.temporary)}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import linecache
 import os
 import traceback
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -30,6 +31,17 @@ def describe_exception(error: BaseException) -> dict[str, Any]:
         else:
             current = None
     return {"chain": chain}
+
+
+def traceback_text(chain: Sequence[Mapping[str, Any]]) -> str:
+    """Returns what `describe_exception` told as plain Python prints it."""
+    text = ""
+    for link in reversed(chain):
+        text += "Traceback (most recent call last):\n"
+        for frame in link["frames"]:
+            text += f'  File "{frame["file"]}", line {frame["line"]}, in {frame["function"]}\n'
+        text += f"{link['ename']}: {link['evalue']}\n"
+    return text
 
 
 def _describe(error: BaseException) -> dict[str, Any]:

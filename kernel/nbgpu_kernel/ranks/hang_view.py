@@ -11,6 +11,9 @@ from typing import Any
 from nbgpu_kernel.ranks.hang_file import read_hang
 from nbgpu_kernel.ranks.hang_words import PlaceOf, hang_in_words
 
+_OUTDATED_AFTER = 1.5
+"""Times as long as was said."""
+
 
 class HangView:
     """Follows what the launcher says of a hang.
@@ -32,9 +35,12 @@ class HangView:
         self._display_id = ""
 
     def refresh(self) -> None:
-        """Called often."""
+        """Called often. Shows what has changed, and else the time that has passed, ever more seldom.
+
+        A person who has unfolded a stack and reads it loses that with every update.
+        """
         found = self._news()
-        if found is not None:
+        if found is not None and (self._shown is None or _is_other(self._shown, found)):
             self._show(found, has_ended=False)
 
     def finish(self, *, has_returned: bool) -> None:
@@ -72,3 +78,16 @@ class HangView:
         elif is_new or hang["is_over"]:
             print(words.text(), file=sys.stderr, flush=True)
         self._shown = None if hang["is_over"] else hang
+
+
+def _is_other(shown: dict[str, Any], found: dict[str, Any]) -> bool:
+    """Says whether a hang is to be shown anew: it is over, other ranks wait or elsewhere, or much time has passed."""
+    return _shape(shown) != _shape(found) or found["for_s"] >= _OUTDATED_AFTER * shown["for_s"]
+
+
+def _shape(hang: dict[str, Any]) -> tuple[Any, ...]:
+    places = [
+        (each["rank"], each["waits_in"], each["behind"], (each["frame"] or {}).get("function"))
+        for each in (*hang["waiting"], *hang["missing"])
+    ]
+    return hang["number"], hang["is_over"], tuple(hang["returned"]), tuple(places)

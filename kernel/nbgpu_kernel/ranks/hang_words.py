@@ -63,7 +63,7 @@ def hang_in_words(hang: Mapping[str, Any], place_of: PlaceOf, *, has_ended: bool
         return HangWords(f"Went on after {duration} without progress: {who}", (), "", is_over=True)
     if has_ended:
         return HangWords(f"Ended after {duration} without progress: {who}", tuple(groups), "", is_over=False)
-    title = f"No progress for {duration}: {who}"
+    title = f"No progress for more than {duration}: {who}"
     return HangWords(title, tuple(groups), _advice(waiting, missing, returned), is_over=False)
 
 

@@ -28,8 +28,9 @@ from nbgpu_kernel.ranks.gpu_load import read_gpu_loads
 from nbgpu_kernel.ranks.hang_file import HangTeller
 from nbgpu_kernel.ranks.log_keeping import CHUNK_BYTES, LogKeeper, open_pipe
 from nbgpu_kernel.ranks.memory_events import killed_between, read_memory_kills
-from nbgpu_kernel.ranks.processes import end_marked, exit_of, signal_group, signal_process
+from nbgpu_kernel.ranks.processes import end_marked, exit_of, read_starts, signal_group, signal_process
 from nbgpu_kernel.ranks.rank import Wiring, run_rank
+from nbgpu_kernel.ranks.rendezvous import torchrun_variables
 from nbgpu_kernel.ranks.stacks import collective, main_thread, users_frame
 from nbgpu_kernel.ranks.watch import HangWatch, ProcessSource
 from nbgpu_kernel.whereabouts import STACKS_SIGNAL, RankProcess, forget_group, write_group
@@ -60,7 +61,7 @@ def launch(folder_path: str) -> int:
     except Exception as error:  # noqa: BLE001 - whatever it is, the kernel is to tell it
         lines = traceback.format_exception(type(error), error, error.__traceback__)
         outcome = {"kind": "not_launched", "ename": type(error).__name__, "evalue": str(error), "lines": lines}
-        end_marked(plan.call_id)
+        end_marked(plan.call_id, folder.read_leaders())
     folder.remove_scratch()  # whether or not anybody asks for the outcome
     with contextlib.suppress(FileNotFoundError):  # the session is gone, and the folder with it
         write_json(folder.outcome, outcome)
@@ -141,7 +142,7 @@ class _Launch:
             forget_group(self._plan.whereabouts, self._plan.call_id)
             self._end_ranks(signal.SIGTERM, _GRACE_S)
             context.close(signal.SIGKILL, timeout=1)
-        end_marked(self._plan.call_id)
+        end_marked(self._plan.call_id, self._folder.read_leaders())
         self._pump(0)
         outcome["killed_for_memory"] = killed_between(kills_before, read_memory_kills())
         outcome["elapsed_s"] = time.monotonic() - self._begun_s
@@ -170,6 +171,7 @@ class _Launch:
         del os.environ[_THEIR_SIGNALS]
         for rank, pid in context.pids().items():
             self._ranks[rank].pid = pid
+        self._folder.write_leaders(read_starts(state.pid for state in self._ranks))
         plan = self._plan
         write_group(plan.whereabouts, plan.call_id, plan.world_size, self._processes(), plan.cells)
         self._close_ranks_ends()
@@ -225,14 +227,7 @@ class _Launch:
         )
         size = self._plan.world_size
         for rank, writer in enumerate(self._start_writers):
-            variables = {
-                "RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size,
-                "GROUP_RANK": 0, "GROUP_WORLD_SIZE": 1, "NODE_RANK": 0, "ROLE_RANK": rank, "ROLE_WORLD_SIZE": size,
-                "ROLE_NAME": "default", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
-                "TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": 0,
-                "TORCHELASTIC_MAX_RESTARTS": 0, "TORCHELASTIC_RUN_ID": self._plan.call_id,
-            }  # fmt: skip
-            content = json.dumps({name: str(value) for name, value in variables.items()}).encode()
+            content = json.dumps(torchrun_variables(rank, size, port, self._plan.call_id)).encode()
             with contextlib.suppress(BrokenPipeError):  # it has ended; that is noticed below
                 os.write(writer, content)
             os.close(writer)

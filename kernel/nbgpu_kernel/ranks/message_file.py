@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nbgpu_kernel.values import mapped_files
 from nbgpu_kernel.values.definitions import Definitions
 from nbgpu_kernel.values.encoding import Encoded, encode
 from nbgpu_kernel.values.exchange import (
@@ -44,15 +45,26 @@ def write_values(path: Path, values: Mapping[str, Any], definitions: Definitions
 
 
 def write_encoded(
-    path: Path, values: Mapping[str, Any], encoded: Mapping[str, Encoded], definitions: Definitions, **fields: Any
+    path: Path,
+    values: Mapping[str, Any],
+    encoded: Mapping[str, Encoded],
+    definitions: Definitions,
+    *,
+    refers: bool = False,
+    **fields: Any,
 ) -> None:
-    """Writes values that are encoded already, each in a tuple of its own and with its memo; see `write_values`."""
+    """Writes values that are encoded already, each in a tuple of its own and with its memo; see `write_values`.
+
+    Args:
+        refers: Whether what this process has mapped of a file, and has not written to, stays there: it keeps the values
+            for as long as the file is read.
+    """
     found: dict[str, Definition] = {}
     for each in encoded.values():
         found.update(gather_definitions(each.classes, definitions))
     partial = path.with_suffix(".partial")
     with open(partial, "wb") as file:
-        packer = _FilePacker(file)
+        packer = _FilePacker(file, refers=refers)
         parcels = []
         for names in group_by_sharing(encoded):
             whole = encoded[names[0]]
@@ -94,17 +106,22 @@ def read_values(
         UndecodableError: A value cannot be put together here.
         FileNotFoundError: There is no such file.
     """
-    with open(path, "rb") as file:
-        content = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
+    content = _map(path)
     length = int.from_bytes(content[-_LENGTH_BYTES:], "little")
     message = json.loads(bytes(content[-_LENGTH_BYTES - length : -_LENGTH_BYTES]))
 
     def fetch(place: str) -> memoryview:
-        start, size = map(int, place.split(":"))
-        return content[start : start + size]
+        start, size, *elsewhere = place.split(":", 2)
+        whole = _map(elsewhere[0]) if elsewhere else content
+        return whole[int(start) : int(start) + int(size)]
 
     unpacker = Unpacker(message["places"], (), fetch)
     return load(message, unpacker, definitions, {}, namespace=namespace), message
+
+
+def _map(path: Path | str) -> memoryview:
+    with open(path, "rb") as file:
+        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
 
 
 class _FilePacker(Packer):
@@ -112,11 +129,13 @@ class _FilePacker(Packer):
 
     Args:
         file: To be appended to.
+        refers: Whether what is mapped from another file stays there.
     """
 
-    def __init__(self, file: Any) -> None:
+    def __init__(self, file: Any, *, refers: bool) -> None:
         super().__init__()
         self._file = file
+        self._refers = refers
         self.places: list[dict[str, Any]] = []
 
     def add(self, encoded: Encoded) -> dict[str, Any]:
@@ -127,6 +146,11 @@ class _FilePacker(Packer):
         return description
 
     def _add_part(self, part: Part) -> int:
+        place = mapped_files.find(memoryview(part[0])) if self._refers and len(part) == 1 else None
+        if place is not None:
+            size = memoryview(part[0]).nbytes
+            self.places.append({"blob": f"{place.offset}:{size}:{place.path}", "bytes": size})
+            return len(self.places) - 1
         self._file.write(bytes(-self._file.tell() % _ALIGNMENT_BYTES))
         start = self._file.tell()
         for piece in part:

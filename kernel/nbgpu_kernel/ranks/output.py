@@ -9,7 +9,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from nbgpu_kernel.ranks.call_folder import CallFolder, parse_feed_line
 from nbgpu_kernel.ranks.lines import CommonLine, CommonLines, LineSplitter, ranks_in_words
@@ -78,31 +78,51 @@ class Follower:
         return self._logs[rank]
 
 
-class _RankZero:
-    """Rank 0 as if it wrote here: every character, in its stream."""
+Write: TypeAlias = Callable[[str, bool], None]
+"""Shows text, as standard error or not."""
 
-    def __init__(self) -> None:
+
+def write_here(text: str, is_stderr: bool) -> None:
+    """Writes to this process's own streams."""
+    stream = sys.stderr if is_stderr else sys.stdout
+    stream.write(text)
+    stream.flush()
+
+
+class _FirstRank:
+    """The first rank as if it wrote here: every character, in its stream."""
+
+    def __init__(self, write: Write) -> None:
         decoder = codecs.getincrementaldecoder("utf-8")
         self._decode = [decoder("replace").decode, decoder("replace").decode]
+        self._write = write
 
     def write(self, is_stderr: bool, data: bytes) -> None:
-        stream = sys.stderr if is_stderr else sys.stdout
-        stream.write(self._decode[is_stderr](data))
-        stream.flush()
+        self._write(self._decode[is_stderr](data), is_stderr)
 
 
 class FoldedView:
-    """Rank 0 in full, the others in one display that can be opened, and is updated in place.
+    """One rank in full, the others in one display that can be opened, and is updated in place.
 
     Args:
         publish: As `IPython.display.publish_display_data`.
         clock: In seconds.
+        first: The one in full.
+        write: Shows its output.
     """
 
-    def __init__(self, publish: Callable[..., None], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        publish: Callable[..., None],
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        first: int = 0,
+        write: Write = write_here,
+    ) -> None:
         self._publish = publish
         self._clock = clock
-        self._zero = _RankZero()
+        self._first = first
+        self._own = _FirstRank(write)
         self._splitters: dict[tuple[int, bool], LineSplitter] = {}
         self._common = CommonLines()
         self._ranks: set[int] = set()
@@ -112,8 +132,8 @@ class FoldedView:
         self._next_s = float("-inf")
 
     def add(self, rank: int, is_stderr: bool, data: bytes) -> None:
-        if rank == 0:
-            self._zero.write(is_stderr, data)
+        if rank == self._first:
+            self._own.write(is_stderr, data)
         else:
             self._take(rank, is_stderr, data)
 
@@ -161,21 +181,27 @@ class FoldedView:
 
 
 class PrefixedView:
-    """For where nothing can be updated: rank 0 in full, lines of the others with a prefix, those in common once.
+    """For where nothing can be updated: one rank in full, lines of the others with a prefix, those in common once.
 
     Args:
         clock: In seconds.
+        first: The one in full.
+        write: Shows output.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, *, first: int = 0, write: Write = write_here
+    ) -> None:
         self._clock = clock
-        self._zero = _RankZero()
+        self._first = first
+        self._write = write
+        self._own = _FirstRank(write)
         self._splitters: dict[tuple[int, bool], LineSplitter] = {}
         self._common = CommonLines()
 
     def add(self, rank: int, is_stderr: bool, data: bytes) -> None:
-        if rank == 0:
-            self._zero.write(is_stderr, data)
+        if rank == self._first:
+            self._own.write(is_stderr, data)
         else:
             self._take(rank, is_stderr, data)
 
@@ -192,13 +218,18 @@ class PrefixedView:
         ready = itertools.takewhile(lambda line: final or line.since_s <= settled_s, self._common.lines)
         written = self._common.drop(len(list(ready)))
         if written:
-            print("\n".join(map(prefixed, written)), flush=True)
+            self._write("".join(f"{prefixed(line)}\n" for line in written), False)
 
 
 class FullView:
-    """Every line of every rank, as it comes, with its rank."""
+    """Every line of every rank, as it comes, with its rank.
 
-    def __init__(self) -> None:
+    Args:
+        write: Shows output.
+    """
+
+    def __init__(self, *, write: Write = write_here) -> None:
+        self._write = write
         self._splitters: dict[tuple[int, bool], LineSplitter] = {}
 
     def add(self, rank: int, is_stderr: bool, data: bytes) -> None:
@@ -206,15 +237,14 @@ class FullView:
 
     def _show(self, rank: int, is_stderr: bool, data: bytes, *, final: bool = False) -> None:
         splitter = self._splitters.setdefault((rank, is_stderr), LineSplitter())
-        for text in splitter.split(data, final=final):
-            print(f"[rank {rank}] {text}", file=sys.stderr if is_stderr else sys.stdout)
+        lines = splitter.split(data, final=final)
+        if lines:
+            self._write("".join(f"[rank {rank}] {text}\n" for text in lines), is_stderr)
 
     def refresh(self, *, final: bool = False) -> None:
         if final:
             for rank, is_stderr in list(self._splitters):
                 self._show(rank, is_stderr, b"", final=True)
-        sys.stdout.flush()
-        sys.stderr.flush()
 
 
 def prefixed(line: CommonLine) -> str:

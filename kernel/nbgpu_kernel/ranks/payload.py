@@ -19,7 +19,7 @@ from nbgpu_kernel.values.exchange import codes_of, gather_definitions
 
 _CALL = "\0call"
 """No variable has this name."""
-_MANAGED = re.compile(r"In|Out|exit|quit|get_ipython|_+|_\d+|_i+|_i\d+|_[oid]h|_exit_code|__\w*__")
+MANAGED = re.compile(r"In|Out|exit|quit|get_ipython|_+|_\d+|_i+|_i\d+|_[oid]h|_exit_code|__\w*__")
 """What IPython keeps itself."""
 
 
@@ -96,7 +96,7 @@ def _unsendable(name: str, reader: str, error: Exception) -> str:
 def _is_variable(name: str, namespace: Mapping[str, Any], hidden: Mapping[str, Any]) -> bool:
     missing = object()
     value = namespace.get(name, missing)
-    if value is missing or getattr(builtins, name, missing) is value or _MANAGED.fullmatch(name):
+    if value is missing or getattr(builtins, name, missing) is value or MANAGED.fullmatch(name):
         return False
     return hidden.get(name, missing) is not value
 

@@ -1,4 +1,8 @@
-"""The processes of a call, wherever they went: found by the marker in their environment, and ended."""
+"""The processes of a call, wherever they went: found by the marker in their environment or their session, and ended.
+
+A program that gives itself a title in `ps`, such as those of Ray, writes it over its environment. It is still in its
+rank's session, in the operating system's sense.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 MARKER_VARIABLE = "NBGPU_CALL_ID"
 _ASK_S = 1.0
@@ -16,8 +20,13 @@ _KILL_S = 5.0
 _POLL_S = 0.01
 
 
-def marked_processes(call_id: str) -> Iterator[int]:
-    """Yields the ids of the call's processes that still run, without this one. Linux only; elsewhere there are none."""
+def marked_processes(call_id: str, leaders: Mapping[int, int]) -> Iterator[int]:
+    """Yields the ids of the call's processes that still run, without this one. Linux only; elsewhere there are none.
+
+    Args:
+        call_id: Of the call.
+        leaders: The ids of its ranks, with their start, see `read_starts`.
+    """
     if not sys.platform.startswith("linux"):
         return
     needle = f"{MARKER_VARIABLE}={call_id}".encode()
@@ -27,15 +36,48 @@ def marked_processes(call_id: str) -> Iterator[int]:
         with contextlib.suppress(OSError):  # another user's, or gone; one that has ended has no environment
             with open(f"/proc/{name}/environ", "rb") as file:
                 variables = file.read().split(b"\0")
-            if needle in variables:
+            if needle in variables or _is_led_by(int(name), leaders):
                 yield int(name)
 
 
-def end_marked(call_id: str) -> int:
-    """Ends what is left of a call: asked first, killed after a second. Blocks; returns how many there were."""
+def _is_led_by(pid: int, leaders: Mapping[int, int]) -> bool:
+    if not leaders:
+        return False
+    state, session, _ = _read_stat(pid)
+    if session not in leaders or state in "ZX":
+        return False
+    try:
+        return _read_stat(session)[2] == leaders[session]
+    except OSError:  # the leader is gone; as long as one of its session is there, its number is not given to another
+        return True
+
+
+def read_starts(pids: Iterable[int]) -> dict[int, int]:
+    """Returns when processes have started, in the operating system's ticks; without those that are gone."""
+    starts = {}
+    for pid in pids:
+        with contextlib.suppress(OSError):  # gone, or there is no /proc
+            starts[pid] = _read_stat(pid)[2]
+    return starts
+
+
+def _read_stat(pid: int) -> tuple[str, int, int]:
+    """Returns state, session and start, see proc(5)."""
+    with open(f"/proc/{pid}/stat", "rb") as file:
+        fields = file.read().rpartition(b")")[2].split()
+    return fields[0].decode(), int(fields[3]), int(fields[19])
+
+
+def end_marked(call_id: str, leaders: Mapping[int, int]) -> int:
+    """Ends what is left of a call: asked first, killed after a second. Blocks; returns how many there were.
+
+    Args:
+        call_id: Of the call.
+        leaders: As for `marked_processes`.
+    """
     ended: set[int] = set()
     begun_s = time.monotonic()
-    while pids := list(marked_processes(call_id)):
+    while pids := list(marked_processes(call_id, leaders)):
         elapsed_s = time.monotonic() - begun_s
         if elapsed_s > _KILL_S:  # what SIGKILL does not end hangs in the operating system
             break

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import faulthandler
-import io
 import json
-import multiprocessing.util
 import os
 import select
-import signal
 import sys
 import threading
 import time
@@ -20,14 +16,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
-from nbgpu_kernel.process import end_with_parent
 from nbgpu_kernel.ranks.call_folder import CallFolder, write_json
 from nbgpu_kernel.ranks.facts import answer_from_now_on
 from nbgpu_kernel.ranks.failures import describe_exception
 from nbgpu_kernel.ranks.message_file import write_values
 from nbgpu_kernel.ranks.payload import read_call
+from nbgpu_kernel.ranks.rank_process import prepare_rank_process
 from nbgpu_kernel.values.definitions import Definitions
-from nbgpu_kernel.whereabouts import STACKS_SIGNAL
 
 _HOLD_S = 5.0
 """A rank that failed stays for so long, so that the others are still where they were when their stacks are taken."""
@@ -85,36 +80,15 @@ class _Rank:
         return 0
 
     def _prepare(self, inherited: tuple[int, ...]) -> None:
-        os.setsid()  # a group of its own: its children end with it
-        end_with_parent(self._parent)
-        os.dup2(self._wiring.stdout, 1)
-        os.dup2(self._wiring.stderr, 2)
-        with open(os.devnull, "rb") as nothing:
-            os.dup2(nothing.fileno(), 0)
-        for descriptor in inherited:
-            if descriptor not in self._wiring.keep:
-                with contextlib.suppress(OSError):
-                    os.close(descriptor)
-        for descriptor in (self._wiring.stdout, self._wiring.stderr):
-            os.close(descriptor)
-        sys.stdin = open(0, closefd=False)  # noqa: SIM115 - for as long as the process lives
-        sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__ = _text(1), _text(2)  # type: ignore[misc]
-        signal.set_wakeup_fd(-1)
-        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGCHLD):
-            signal.signal(number, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        # Kept open: they are written when the process crashes, or is asked where it is.
-        crash = os.open(self._folder.crash(self._rank), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        stacks = os.open(self._folder.stacks(self._rank), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        faulthandler.enable(file=crash, all_threads=True)
-        faulthandler.register(STACKS_SIGNAL, file=stacks, all_threads=True)
+        prepare_rank_process(
+            self._parent,
+            (self._wiring.stdout, self._wiring.stderr),
+            self._wiring.keep,
+            inherited,
+            self._folder.crash(self._rank),
+            self._folder.stacks(self._rank),
+        )
         answer_from_now_on(self._wiring.questions, self._folder.facts(self._rank))
-        os.environ.pop("TORCHELASTIC_SIGNALS_TO_HANDLE", None)  # the launcher's, for itself
-        atexit._clear()  # what the launcher had to do at its end
-        atexit.register(multiprocessing.util._exit_function)  # type: ignore[attr-defined]
-        numpy = sys.modules.get("numpy")
-        if numpy is not None:  # torch imports it: its global generator would be the same in all ranks
-            numpy.random.seed()
 
     def _call(self) -> None:
         main = sys.modules["__main__"] = ModuleType("__main__")
@@ -187,9 +161,3 @@ def _call(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str,
         if end.code:
             raise
         return None  # as launchers have it, a script that ends well
-
-
-def _text(descriptor: int) -> io.TextIOWrapper:
-    raw = open(descriptor, "wb", buffering=0, closefd=False)  # noqa: SIM115 - for as long as the process lives
-    # Through at once: a rank that is killed has said what it said.
-    return io.TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace", write_through=True)

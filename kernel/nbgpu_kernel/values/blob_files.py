@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO
 
+from nbgpu_kernel.values import mapped_files
+
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}|xxh3:[0-9a-f]{32}")
 _LENT = re.compile(r"lent:[0-9a-f]{32}")
 _PIECE_BYTES = 4 << 20
@@ -50,10 +52,11 @@ class BlobFiles:
             with open(path, "rb") as file:
                 if not os.fstat(file.fileno()).st_size:
                     return memoryview(bytearray())
-                mapped = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
+                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+                mapped_files.remember(mapped, file.fileno())
                 if is_lent:
                     path.unlink(missing_ok=True)
-                return mapped
+                return memoryview(mapped)
         except FileNotFoundError:
             raise MissingBlobError(digest) from None
 

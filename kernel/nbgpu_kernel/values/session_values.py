@@ -127,7 +127,7 @@ class SessionValues:
         self._welcome(client, request.get("notebook", ""))
         self._objects.release(request.get("release", ()), client)
         known, tokens = request.get("known", {}), request.get("tokens", {})
-        stale = [name for name, token in known.items() if self._token(name) != token]
+        stale = [name for name, token in known.items() if self.token_of(name) != token]
         if stale:
             raise StaleValuesError(stale)
         overwritten = [name for name in tokens if self._was_changed(name)]
@@ -162,11 +162,11 @@ class SessionValues:
 
     def _separated(self, before: Mapping[str, Any], bound: Container[str]) -> list[tuple[str, str]]:
         """Returns which names are bound anew below an object that stays here and goes on with what they were before."""
-        kept = [each for each in self._objects.by_id.values() if not isinstance(each, (*ATOMS, ModuleType))]
+        kept = [each for each in self._objects.by_id.values() if not isinstance(each, (ModuleType, *ATOMS))]
         replaced = {
             name: scan(value, self._definitions)
             for name, value in before.items()
-            if kept and value is not _MISSING and not isinstance(value, (*ATOMS, ModuleType))
+            if kept and value is not _MISSING and not isinstance(value, (ModuleType, *ATOMS))
         }
         if not replaced:
             return []
@@ -201,7 +201,8 @@ class SessionValues:
         except (MissingBlobError, UnknownReferenceError) as error:
             raise StaleValuesError from error
 
-    def _token(self, name: str) -> str | None:
+    def token_of(self, name: str) -> str | None:
+        """Returns by which the client that was here last knows what a name is bound to, or None."""
         synced = self._synced.get(name)
         return synced.token if synced is not None and name in self._namespace else None
 
@@ -399,7 +400,7 @@ class SessionValues:
         read = {}
         for name in request.get("watched", ()):
             value = self._namespace.get(name)
-            if name in wanted or name not in self._running.verified or isinstance(value, (*ATOMS, ModuleType)):
+            if name in wanted or name not in self._running.verified or isinstance(value, (ModuleType, *ATOMS)):
                 continue
             if not self._synced[name].identity.is_of(value):
                 continue

@@ -79,7 +79,7 @@ def take_fingerprint(value: Any, definitions: Definitions, *, thorough: bool) ->
     Args:
         thorough: Whether the code is seen to change it.
     """
-    if isinstance(value, (*ATOMS, ModuleType)):
+    if isinstance(value, (ModuleType, *ATOMS)):
         return None
     try:
         encoded = encode(value, definitions, limit_bytes=WATCHED_BYTES, fetch_limit_bytes=WATCHED_BYTES)

@@ -193,6 +193,16 @@ class Pool:
         info: pool_pb2.SessionInfo = response.session
         return info
 
+    async def note_notebook(
+        self, session_id: str, notebook_id: str, kernel_generation: int, facts: pool_pb2.NotebookFacts
+    ) -> None:
+        """Has the agent know what the notebook says of itself and the session; in the place of what it said before."""
+        request = session_pb2.NoteNotebookRequest(
+            session_id=session_id, notebook_id=notebook_id, kernel_generation=kernel_generation, facts=facts
+        )
+        with translated():
+            await self.session.NoteNotebook(request, **self._call(DEADLINE_S))
+
     async def read_log(self, session_id: str, tail_bytes: int = 0) -> str:
         request = session_pb2.ReadLogRequest(session_id=session_id, tail_bytes=tail_bytes)
         with translated():

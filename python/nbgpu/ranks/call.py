@@ -150,21 +150,26 @@ class Call:
 
 
 def read_rank_log(rank: str) -> str:
-    """Returns what a rank of the latest call of this notebook's session wrote.
+    """Returns what a rank wrote, in the latest call of this notebook's session or in its last `--spmd` cells.
 
     Args:
         rank: Its number, as the person typed it.
 
     Raises:
         CommandError: It is no number.
-        NoSuchCallError: The session has had no call.
-        NoSuchRankError: The call has no such rank.
+        NoSuchCallError: The session has had no call, and no such cell.
+        NoSuchRankError: There is no such rank.
     """
     if not rank.isdecimal():
         raise errors.CommandError(
             f"a number is expected after {RANK_OPTION}, not {rank!r}", f"`%gpu logs {RANK_OPTION} 0`"
         )
-    return find_call().logs(int(rank))
+    found = _find_site("").ask("rank_log", int(rank))
+    if not found["world_size"]:
+        raise NoSuchCallError("")
+    if found["text"] is None:
+        raise NoSuchRankError(int(rank), found["world_size"])
+    return str(found["text"])
 
 
 def view_here(*, all_ranks: bool) -> str:

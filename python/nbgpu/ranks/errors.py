@@ -41,7 +41,7 @@ class RankFailedError(CallError):
     def _end(self) -> str:
         if self.signal is None:
             code = "" if self.exit_code is None else f" with exit code {self.exit_code}"
-            return f"ended{code} before the function returned"
+            return f"ended{code} before it was done"
         try:
             name = signals.Signals(self.signal).name
         except ValueError:

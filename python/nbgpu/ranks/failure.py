@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,7 @@ _MAX_WORDS = 120
 
 
 @dataclass(frozen=True)
-class _Places:
+class Places:
     """Where code is, as the person knows it.
 
     Args:
@@ -47,28 +47,34 @@ class _Places:
 
 
 def failure_of(
-    answer: Mapping[str, Any], hostname: str, fetch_error: Callable[[int], BaseException | None]
+    answer: Mapping[str, Any],
+    hostname: str,
+    fetch_error: Callable[[int], BaseException | None],
+    *,
+    notes: Sequence[str] = (),
 ) -> BaseException:
-    """Returns the one exception to be raised for a call that did not return.
+    """Returns the one exception to be raised for a call that did not return, or a cell that failed on its ranks.
 
     Args:
         answer: The outcome, as the session's kernel tells it.
         hostname: Of the node.
         fetch_error: Brings the exception of a rank, or None.
+        notes: What else there is to be said of a failure.
     """
     kind = answer["kind"]
-    places = _Places(answer.get("places", {}))
+    places = Places(answer.get("places", {}))
     if kind == "interrupted":
         text = "the call was interrupted, and its ranks are ended"
         return exception_to_raise(KeyboardInterrupt(text), "KeyboardInterrupt", text, [f"KeyboardInterrupt: {text}"])
     if kind == "not_launched":
-        return _not_launched(answer)
+        return not_launched(answer)
     if kind == "timed_out":
         return _timed_out(answer, hostname, places)
-    return _failed(answer, hostname, places, fetch_error)
+    return _failed(answer, hostname, places, fetch_error, notes)
 
 
-def _not_launched(answer: Mapping[str, Any]) -> BaseException:
+def not_launched(answer: Mapping[str, Any]) -> BaseException:
+    """Returns what is raised where the ranks could not be started, or their launcher is gone."""
     lines = [line.rstrip("\n") for line in answer["lines"]]
     if answer["ename"] == "ModuleNotFoundError" and "torch" in answer["evalue"]:
         return LaunchError(
@@ -81,7 +87,7 @@ def _not_launched(answer: Mapping[str, Any]) -> BaseException:
     return LaunchError(f"the ranks could not be started or watched: {what}", "\n".join(lines[-15:]))
 
 
-def _timed_out(answer: Mapping[str, Any], hostname: str, places: _Places) -> BaseException:
+def _timed_out(answer: Mapping[str, Any], hostname: str, places: Places) -> BaseException:
     size = answer["world_size"]
     error = CallTimeoutError(answer["timeout_s"], size)
     groups: dict[tuple[str, ...], list[int]] = collections.defaultdict(list)
@@ -93,10 +99,10 @@ def _timed_out(answer: Mapping[str, Any], hostname: str, places: _Places) -> Bas
     ]
     summary = "\n".join(_others_in_words(answer["others"], places, "when the time was over"))
     shown = [*stacks, summary, f"{_RED}{type(error).__name__}{_PLAIN}: {error}"]
-    return _noted(exception_to_raise(error, type(error).__name__, str(error), shown), shown[:-1])
+    return with_notes(exception_to_raise(error, type(error).__name__, str(error), shown), shown[:-1])
 
 
-def _stack_lines(other: Mapping[str, Any], places: _Places) -> tuple[str, ...]:
+def _stack_lines(other: Mapping[str, Any], places: Places) -> tuple[str, ...]:
     """Returns a stack, outermost frame first, without what is below the function."""
     if other["returned"]:
         return ("    has returned",)
@@ -106,29 +112,31 @@ def _stack_lines(other: Mapping[str, Any], places: _Places) -> tuple[str, ...]:
 def _failed(
     answer: Mapping[str, Any],
     hostname: str,
-    places: _Places,
+    places: Places,
     fetch_error: Callable[[int], BaseException | None],
+    notes: Sequence[str],
 ) -> BaseException:
     size = answer["world_size"]
     first, *rest = sorted(answer["failures"], key=lambda each: (_is_consequence(each), each["time_s"]))
     rank = first["rank"]
     name = f"rank {rank} of {size} on {hostname}"
-    below = [*_rest_in_words(rest), *_others_in_words(answer["others"], places, "when they were stopped")]
+    others = _others_in_words(answer["others"], places, "when they were stopped")
+    below = [*_rest_in_words(rest), *others, *notes]
     hint = f"hint: `%gpu logs --rank {rank}` shows all that rank {rank} wrote"
     if first["kind"] == "raised" and first.get("chain"):
         link = first["chain"][0]
         summary = "\n".join(["", f"{_GREEN}{name}{_PLAIN} raised {link['ename']}", *below, "", hint])
-        shown = [*(_link(each, name, places) for each in reversed(first["chain"])), summary]
+        shown = [*(traceback_of(each, name, places) for each in reversed(first["chain"])), summary]
         error = exception_to_raise(fetch_error(rank), link["ename"], link["evalue"], shown)
-        return _noted(error, [summary.strip()])
+        return with_notes(error, [summary.strip()])
     ended = RankFailedError(rank, size, first.get("exit_code"), first.get("signal"), answer.get("killed_for_memory"))
     where = _where_it_ended(first, places)
     title = f"{_RED}{type(ended).__name__}{_PLAIN}: {ended.message().replace(f'rank {rank} of {size}', name, 1)}"
     shown = [*where, "\n".join([title, *below, "", hint])]
-    return _noted(exception_to_raise(ended, type(ended).__name__, str(ended), shown), ["\n".join([*where, *below])])
+    return with_notes(exception_to_raise(ended, type(ended).__name__, str(ended), shown), ["\n".join([*where, *below])])
 
 
-def _noted(error: BaseException, notes: Iterable[str]) -> BaseException:
+def with_notes(error: BaseException, notes: Iterable[str]) -> BaseException:
     """Has plain Python, which knows nothing of frames from elsewhere, print what IPython shows."""
     add_note = getattr(error, "add_note", None)
     if add_note is not None and get_ipython() is None:
@@ -137,7 +145,7 @@ def _noted(error: BaseException, notes: Iterable[str]) -> BaseException:
     return error
 
 
-def _where_it_ended(failure: Mapping[str, Any], places: _Places) -> list[str]:
+def _where_it_ended(failure: Mapping[str, Any], places: Places) -> list[str]:
     """Returns the lines of the stack that a crash, or an exit in the function, left."""
     frames = failure.get("stack") or []
     if frames:
@@ -153,7 +161,7 @@ def _is_consequence(failure: Mapping[str, Any]) -> bool:
     )
 
 
-def _link(link: Mapping[str, Any], name: str, places: _Places) -> str:
+def traceback_of(link: Mapping[str, Any], name: str, places: Places) -> str:
     """Returns one exception of a chain, as IPython shows it."""
     title = "Traceback (most recent call last)"
     head = f"{_RED}{link['ename']}{_PLAIN}{title:>{max(40, len(title) + 1)}}, {name}"
@@ -165,11 +173,11 @@ def _link(link: Mapping[str, Any], name: str, places: _Places) -> str:
     return "\n".join([head, _frames(link["frames"], places), *link["lines"], tail, *link["notes"]]) + after
 
 
-def _frames(frames: Iterable[Mapping[str, Any]], places: _Places) -> str:
+def _frames(frames: Iterable[Mapping[str, Any]], places: Places) -> str:
     return "\n\n".join(_frame(frame, places) for frame in frames)
 
 
-def _frame(frame: Mapping[str, Any], places: _Places) -> str:
+def _frame(frame: Mapping[str, Any], places: Places) -> str:
     lines = [
         f"{_GREEN}{places.name(frame['file'])}{_PLAIN}, line {frame['line']}, in {_CYAN}{frame['function']}{_PLAIN}"
     ]
@@ -199,14 +207,14 @@ def _failure_in_words(failure: Mapping[str, Any]) -> str:
     return f"raised {link['ename']} after it" + (f": {words}" if words else "")
 
 
-def _others_in_words(others: Iterable[Mapping[str, Any]], places: _Places, when: str) -> list[str]:
+def _others_in_words(others: Iterable[Mapping[str, Any]], places: Places, when: str) -> list[str]:
     groups: dict[str, list[int]] = collections.defaultdict(list)
     for each in others:
         groups[_whereabouts(each, places, when)].append(each["rank"])
     return [f"{ranks_in_words(ranks)} {_numbered(what, len(ranks))}" for what, ranks in groups.items()]
 
 
-def _whereabouts(other: Mapping[str, Any], places: _Places, when: str) -> str:
+def _whereabouts(other: Mapping[str, Any], places: Places, when: str) -> str:
     frame = f", in {places.frame(other['frame'])}" if other["frame"] else ""
     if other["returned"]:
         return "had returned"

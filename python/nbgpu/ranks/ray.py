@@ -68,8 +68,9 @@ def ray_launch(
 
         tune.distributed()
 
-    Ray is started in a fresh process, with as many GPUs as there are accelerators (none on simulated ones), and
-    `ray.init` has been called when the function begins. The arguments are those of `distributed`.
+    Ray is started in a fresh process, with as many GPUs as the call has accelerators, and `ray.init` has been called
+    when the function begins. Simulated accelerators are GPUs for Ray's scheduler, and for no CUDA program. The
+    arguments are those of `distributed`.
     """
     if callable(num_accelerators):
         return RayFunction(num_accelerators, {})

@@ -137,6 +137,11 @@ def choose_site(wanted: Wanted) -> tuple[Site, int]:
         return OwnSite(), _own_world_size(wanted)
     if os.environ.get("NBGPU_CALL_ID"):
         raise CommandError("a rank cannot call a function on ranks", "call it directly, or from the notebook")
+    shell = get_ipython()
+    if shell is not None:
+        from nbgpu.extension import extension_of  # which knows of calls itself
+
+        extension_of(shell).load()  # `%gpu logs`, which the output of ranks speaks of, is there without `%load_ext`
     client = find_session(wanted)
     bring_up_to_date(client)
     return AttachedSite(client), wanted.world_size(list(client.info.accelerators))

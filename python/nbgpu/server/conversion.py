@@ -10,16 +10,20 @@ from google.protobuf.message import Message
 
 from nbgpu.server.views import (
     AcceleratorView,
+    DifferenceView,
     EnvironmentView,
     ExecutionView,
     KernelExitView,
     KernelState,
     NodeView,
     OfferView,
+    PackageChangeView,
     Phase,
     ProcessView,
     SampleView,
     SessionView,
+    SharedVariablesView,
+    SharedVariableView,
     StateView,
     XidView,
 )
@@ -158,6 +162,8 @@ def _session_view(session: pool_pb2.SessionInfo) -> SessionView:
         accelerators=[_accelerator_view(accelerator) for accelerator in session.accelerators],
         node_hostname=session.node.hostname or None,
         environment=_environment_view(session.environment) if session.HasField("environment") else None,
+        difference=_difference_view(session.notebook.difference) if session.notebook.HasField("difference") else None,
+        variables=_variables_view(session.notebook.variables) if session.notebook.HasField("variables") else None,
         executing=_execution_view(session.executing) if session.HasField("executing") else None,
         executions=session.executions,
         last_executions=[_execution_view(execution) for execution in session.last_executions],
@@ -182,6 +188,33 @@ def _environment_view(facts: pool_pb2.EnvironmentFacts) -> EnvironmentView:
         total=_known(facts, "total", facts.total),
         current=facts.current or None,
     )
+
+
+def _difference_view(difference: pool_pb2.EnvironmentDifference) -> DifferenceView:
+    return DifferenceView(
+        package_count=difference.package_count,
+        packages=[
+            PackageChangeView(name=each.name, before=each.before or None, now=each.now or None)
+            for each in difference.packages
+        ],
+        file_count=difference.file_count,
+        files=list(difference.files),
+        variables=list(difference.variables),
+    )
+
+
+def _variables_view(variables: pool_pb2.SharedVariables) -> SharedVariablesView:
+    return SharedVariablesView(
+        sent_count=variables.sent_count,
+        sent=[_variable_view(each) for each in variables.sent],
+        sent_bytes=variables.sent_bytes,
+        handle_count=variables.handle_count,
+        handles=[_variable_view(each) for each in variables.handles],
+    )
+
+
+def _variable_view(variable: pool_pb2.SharedVariable) -> SharedVariableView:
+    return SharedVariableView(name=variable.name, size_bytes=_known(variable, "size_bytes", variable.size_bytes))
 
 
 def _execution_view(execution: pool_pb2.Execution) -> ExecutionView:

@@ -82,6 +82,45 @@ class EnvironmentView(TypedDict):
     """While it is built: what is being fetched or built, in words."""
 
 
+class PackageChangeView(TypedDict):
+    name: str
+    before: str | None
+    """Version that the session has; None: none."""
+    now: str | None
+    """Version that the notebook has; None: none."""
+
+
+class DifferenceView(TypedDict):
+    """How the notebook's environment differs from what the session was given; nothing: it is in sync."""
+
+    package_count: int
+    packages: list[PackageChangeView]
+    """The first of them, by name."""
+    file_count: int
+    files: list[str]
+    """The first of them, by path."""
+    variables: list[str]
+    """Names of environment variables that the session is yet to get."""
+
+
+class SharedVariableView(TypedDict):
+    name: str
+    size_bytes: int | None
+
+
+class SharedVariablesView(TypedDict):
+    """What the session has of the notebook's variables."""
+
+    sent_count: int
+    sent: list[SharedVariableView]
+    """The largest of them."""
+    sent_bytes: int
+    """Of all of them."""
+    handle_count: int
+    handles: list[SharedVariableView]
+    """The largest of them."""
+
+
 class SessionView(TypedDict):
     id: str
     notebook_id: str | None
@@ -101,6 +140,10 @@ class SessionView(TypedDict):
     """Empty while the session holds none."""
     node_hostname: str | None
     environment: EnvironmentView | None
+    difference: DifferenceView | None
+    """None: the notebook has not said."""
+    variables: SharedVariablesView | None
+    """None: the notebook has not said."""
     executing: ExecutionView | None
     executions: int
     """Cells run so far."""

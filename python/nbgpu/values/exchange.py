@@ -14,6 +14,7 @@ from IPython.core.getipython import get_ipython
 from nbgpu.execution import Request
 from nbgpu.notebook import notebook_id
 from nbgpu.session_client import SessionClient
+from nbgpu.values.account import Account
 from nbgpu.values.closure import NotebookNames
 from nbgpu.values.errors import InputError, NotDefinedError, NotPicklableError, StaleHandleError
 from nbgpu.values.handle import Handle, Home
@@ -172,6 +173,12 @@ def _raise_if_refused(incoming: Incoming, name: str, called: str = "") -> None:
 
 
 _synchronisers: weakref.WeakKeyDictionary[SessionClient, Synchroniser] = weakref.WeakKeyDictionary()
+
+
+def account_of(client: SessionClient) -> Account:
+    """Returns what a session has of this process's variables; from any thread."""
+    found = _synchronisers.get(client)
+    return found.account() if found is not None else Account()
 
 
 def _synchroniser_of(client: SessionClient) -> Synchroniser:

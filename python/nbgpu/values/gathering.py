@@ -24,7 +24,8 @@ NOTICE_BYTES = 64 << 20
 """A cell that sends more says so."""
 REFUSE_BYTES = 1 << 30
 """A cell sends more only of what is named with -i."""
-_UNCHANGING = (*ATOMS, ModuleType, FunctionType, type)
+_UNCHANGING = (ModuleType, *ATOMS, FunctionType, type)
+"""Modules first: to be compared with another type loads one that is not loaded yet."""
 
 
 @dataclass

@@ -18,6 +18,8 @@ def find_module(name: str) -> ModuleType | None:
         specification = importlib.util.find_spec(name)
         if specification is None or specification.loader is None:
             return None
+        if name in sys.modules:  # its package, which was loaded to find it, has imported it
+            return sys.modules[name]
         loader = importlib.util.LazyLoader(specification.loader)
         specification.loader = loader
         module = importlib.util.module_from_spec(specification)

@@ -15,6 +15,7 @@ import xxhash
 
 from nbgpu.client.connection import Message
 from nbgpu.errors import NoSuchBlobError
+from nbgpu.values.account import Account, account
 from nbgpu.values.closure import NotebookNames
 from nbgpu.values.errors import InputError, PythonMismatchError, SessionAnswerError, StaleHandleError, size_in_words
 from nbgpu.values.gathering import NOTICE_BYTES, REFUSE_BYTES, Gathered, Gatherer, too_large
@@ -163,6 +164,11 @@ class Synchroniser:
         self._released: list[str] = []
         self._handles: weakref.WeakValueDictionary[str, Handle] = weakref.WeakValueDictionary()
         """One an object, which is released with the last that refers to it."""
+
+    def account(self) -> Account:
+        """Returns what both sides have; from any thread, and while a cell runs as it was before."""
+        home = self._home()
+        return account(self._names.namespace, self._known if home.generation == self._generation else {}, home)
 
     def forget(self) -> None:
         """Has everything sent again: the kernel is another, or somebody else changed what it has."""

@@ -290,7 +290,7 @@ class Lease(_message.Message):
     def __init__(self, id: _Optional[str] = ..., accelerator_ids: _Optional[_Iterable[str]] = ..., granted_unix_s: _Optional[float] = ..., expires_unix_s: _Optional[float] = ...) -> None: ...
 
 class SessionInfo(_message.Message):
-    __slots__ = ("id", "notebook_id", "notebook_name", "spec_text", "phase", "lease", "accelerators", "node", "kernel_state", "kernel_generation", "created_unix_s", "last_active_unix_s", "executing", "executions", "kernel_exit", "python_version", "working_folder", "queue_position", "queue_length", "detail", "environment", "accelerator_seconds", "cost", "cost_per_hour", "currency", "last_executions", "journal_problem", "attached_unix_s")
+    __slots__ = ("id", "notebook_id", "notebook_name", "spec_text", "phase", "lease", "accelerators", "node", "kernel_state", "kernel_generation", "created_unix_s", "last_active_unix_s", "executing", "executions", "kernel_exit", "python_version", "working_folder", "queue_position", "queue_length", "detail", "environment", "accelerator_seconds", "cost", "cost_per_hour", "currency", "last_executions", "journal_problem", "attached_unix_s", "notebook")
     ID_FIELD_NUMBER: _ClassVar[int]
     NOTEBOOK_ID_FIELD_NUMBER: _ClassVar[int]
     NOTEBOOK_NAME_FIELD_NUMBER: _ClassVar[int]
@@ -319,6 +319,7 @@ class SessionInfo(_message.Message):
     LAST_EXECUTIONS_FIELD_NUMBER: _ClassVar[int]
     JOURNAL_PROBLEM_FIELD_NUMBER: _ClassVar[int]
     ATTACHED_UNIX_S_FIELD_NUMBER: _ClassVar[int]
+    NOTEBOOK_FIELD_NUMBER: _ClassVar[int]
     id: str
     notebook_id: str
     notebook_name: str
@@ -347,7 +348,62 @@ class SessionInfo(_message.Message):
     last_executions: _containers.RepeatedCompositeFieldContainer[Execution]
     journal_problem: str
     attached_unix_s: float
-    def __init__(self, id: _Optional[str] = ..., notebook_id: _Optional[str] = ..., notebook_name: _Optional[str] = ..., spec_text: _Optional[str] = ..., phase: _Optional[_Union[Phase, str]] = ..., lease: _Optional[_Union[Lease, _Mapping]] = ..., accelerators: _Optional[_Iterable[_Union[Accelerator, _Mapping]]] = ..., node: _Optional[_Union[Node, _Mapping]] = ..., kernel_state: _Optional[_Union[KernelState, str]] = ..., kernel_generation: _Optional[int] = ..., created_unix_s: _Optional[float] = ..., last_active_unix_s: _Optional[float] = ..., executing: _Optional[_Union[Execution, _Mapping]] = ..., executions: _Optional[int] = ..., kernel_exit: _Optional[_Union[KernelExit, _Mapping]] = ..., python_version: _Optional[str] = ..., working_folder: _Optional[str] = ..., queue_position: _Optional[int] = ..., queue_length: _Optional[int] = ..., detail: _Optional[str] = ..., environment: _Optional[_Union[EnvironmentFacts, _Mapping]] = ..., accelerator_seconds: _Optional[float] = ..., cost: _Optional[float] = ..., cost_per_hour: _Optional[float] = ..., currency: _Optional[str] = ..., last_executions: _Optional[_Iterable[_Union[Execution, _Mapping]]] = ..., journal_problem: _Optional[str] = ..., attached_unix_s: _Optional[float] = ...) -> None: ...
+    notebook: NotebookFacts
+    def __init__(self, id: _Optional[str] = ..., notebook_id: _Optional[str] = ..., notebook_name: _Optional[str] = ..., spec_text: _Optional[str] = ..., phase: _Optional[_Union[Phase, str]] = ..., lease: _Optional[_Union[Lease, _Mapping]] = ..., accelerators: _Optional[_Iterable[_Union[Accelerator, _Mapping]]] = ..., node: _Optional[_Union[Node, _Mapping]] = ..., kernel_state: _Optional[_Union[KernelState, str]] = ..., kernel_generation: _Optional[int] = ..., created_unix_s: _Optional[float] = ..., last_active_unix_s: _Optional[float] = ..., executing: _Optional[_Union[Execution, _Mapping]] = ..., executions: _Optional[int] = ..., kernel_exit: _Optional[_Union[KernelExit, _Mapping]] = ..., python_version: _Optional[str] = ..., working_folder: _Optional[str] = ..., queue_position: _Optional[int] = ..., queue_length: _Optional[int] = ..., detail: _Optional[str] = ..., environment: _Optional[_Union[EnvironmentFacts, _Mapping]] = ..., accelerator_seconds: _Optional[float] = ..., cost: _Optional[float] = ..., cost_per_hour: _Optional[float] = ..., currency: _Optional[str] = ..., last_executions: _Optional[_Iterable[_Union[Execution, _Mapping]]] = ..., journal_problem: _Optional[str] = ..., attached_unix_s: _Optional[float] = ..., notebook: _Optional[_Union[NotebookFacts, _Mapping]] = ...) -> None: ...
+
+class NotebookFacts(_message.Message):
+    __slots__ = ("difference", "variables")
+    DIFFERENCE_FIELD_NUMBER: _ClassVar[int]
+    VARIABLES_FIELD_NUMBER: _ClassVar[int]
+    difference: EnvironmentDifference
+    variables: SharedVariables
+    def __init__(self, difference: _Optional[_Union[EnvironmentDifference, _Mapping]] = ..., variables: _Optional[_Union[SharedVariables, _Mapping]] = ...) -> None: ...
+
+class EnvironmentDifference(_message.Message):
+    __slots__ = ("package_count", "packages", "file_count", "files", "variables")
+    PACKAGE_COUNT_FIELD_NUMBER: _ClassVar[int]
+    PACKAGES_FIELD_NUMBER: _ClassVar[int]
+    FILE_COUNT_FIELD_NUMBER: _ClassVar[int]
+    FILES_FIELD_NUMBER: _ClassVar[int]
+    VARIABLES_FIELD_NUMBER: _ClassVar[int]
+    package_count: int
+    packages: _containers.RepeatedCompositeFieldContainer[PackageChange]
+    file_count: int
+    files: _containers.RepeatedScalarFieldContainer[str]
+    variables: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, package_count: _Optional[int] = ..., packages: _Optional[_Iterable[_Union[PackageChange, _Mapping]]] = ..., file_count: _Optional[int] = ..., files: _Optional[_Iterable[str]] = ..., variables: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class PackageChange(_message.Message):
+    __slots__ = ("name", "before", "now")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    BEFORE_FIELD_NUMBER: _ClassVar[int]
+    NOW_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    before: str
+    now: str
+    def __init__(self, name: _Optional[str] = ..., before: _Optional[str] = ..., now: _Optional[str] = ...) -> None: ...
+
+class SharedVariables(_message.Message):
+    __slots__ = ("sent_count", "sent", "handle_count", "handles", "sent_bytes")
+    SENT_COUNT_FIELD_NUMBER: _ClassVar[int]
+    SENT_FIELD_NUMBER: _ClassVar[int]
+    HANDLE_COUNT_FIELD_NUMBER: _ClassVar[int]
+    HANDLES_FIELD_NUMBER: _ClassVar[int]
+    SENT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    sent_count: int
+    sent: _containers.RepeatedCompositeFieldContainer[SharedVariable]
+    handle_count: int
+    handles: _containers.RepeatedCompositeFieldContainer[SharedVariable]
+    sent_bytes: int
+    def __init__(self, sent_count: _Optional[int] = ..., sent: _Optional[_Iterable[_Union[SharedVariable, _Mapping]]] = ..., handle_count: _Optional[int] = ..., handles: _Optional[_Iterable[_Union[SharedVariable, _Mapping]]] = ..., sent_bytes: _Optional[int] = ...) -> None: ...
+
+class SharedVariable(_message.Message):
+    __slots__ = ("name", "size_bytes")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    size_bytes: int
+    def __init__(self, name: _Optional[str] = ..., size_bytes: _Optional[int] = ...) -> None: ...
 
 class EnvironmentFacts(_message.Message):
     __slots__ = ("own", "package_count", "done", "total", "current")

@@ -288,3 +288,19 @@ class MissingBlobsResponse(_message.Message):
     DIGESTS_FIELD_NUMBER: _ClassVar[int]
     digests: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, digests: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class NoteNotebookRequest(_message.Message):
+    __slots__ = ("session_id", "notebook_id", "kernel_generation", "facts")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    NOTEBOOK_ID_FIELD_NUMBER: _ClassVar[int]
+    KERNEL_GENERATION_FIELD_NUMBER: _ClassVar[int]
+    FACTS_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    notebook_id: str
+    kernel_generation: int
+    facts: _pool_pb2.NotebookFacts
+    def __init__(self, session_id: _Optional[str] = ..., notebook_id: _Optional[str] = ..., kernel_generation: _Optional[int] = ..., facts: _Optional[_Union[_pool_pb2.NotebookFacts, _Mapping]] = ...) -> None: ...
+
+class NoteNotebookResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...

@@ -74,6 +74,11 @@ class SessionStub(object):
                 request_serializer=nbgpu__protocol_dot_v1_dot_session__pb2.MissingBlobsRequest.SerializeToString,
                 response_deserializer=nbgpu__protocol_dot_v1_dot_session__pb2.MissingBlobsResponse.FromString,
                 _registered_method=True)
+        self.NoteNotebook = channel.unary_unary(
+                '/nbgpu.v1.Session/NoteNotebook',
+                request_serializer=nbgpu__protocol_dot_v1_dot_session__pb2.NoteNotebookRequest.SerializeToString,
+                response_deserializer=nbgpu__protocol_dot_v1_dot_session__pb2.NoteNotebookResponse.FromString,
+                _registered_method=True)
 
 
 class SessionServicer(object):
@@ -138,6 +143,14 @@ class SessionServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def NoteNotebook(self, request, context):
+        """Takes down what the session's notebook says of itself, for whoever watches the pool. Passed over if the session is
+        not, or no longer, that notebook's. Agents that serve it have the capability "notebook_facts".
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SessionServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -180,6 +193,11 @@ def add_SessionServicer_to_server(servicer, server):
                     servicer.MissingBlobs,
                     request_deserializer=nbgpu__protocol_dot_v1_dot_session__pb2.MissingBlobsRequest.FromString,
                     response_serializer=nbgpu__protocol_dot_v1_dot_session__pb2.MissingBlobsResponse.SerializeToString,
+            ),
+            'NoteNotebook': grpc.unary_unary_rpc_method_handler(
+                    servicer.NoteNotebook,
+                    request_deserializer=nbgpu__protocol_dot_v1_dot_session__pb2.NoteNotebookRequest.FromString,
+                    response_serializer=nbgpu__protocol_dot_v1_dot_session__pb2.NoteNotebookResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -398,6 +416,33 @@ class Session(object):
             '/nbgpu.v1.Session/MissingBlobs',
             nbgpu__protocol_dot_v1_dot_session__pb2.MissingBlobsRequest.SerializeToString,
             nbgpu__protocol_dot_v1_dot_session__pb2.MissingBlobsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def NoteNotebook(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nbgpu.v1.Session/NoteNotebook',
+            nbgpu__protocol_dot_v1_dot_session__pb2.NoteNotebookRequest.SerializeToString,
+            nbgpu__protocol_dot_v1_dot_session__pb2.NoteNotebookResponse.FromString,
             options,
             channel_credentials,
             insecure,

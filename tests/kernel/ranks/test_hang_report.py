@@ -40,6 +40,15 @@ def tell(path: Path, *ranks: RankLook, gpus: dict[int, GpuLoad] | None = None, n
     return teller
 
 
+def tell_again(teller: HangTeller, now_s: float, line: int = 9) -> None:
+    progress = None
+    for time_s in (0.0, now_s):
+        stuck = (look(0, WAITS, 8), look(1, (Frame("/n/1.py", line, "load"), TRAIN), 7))
+        progress = observe(progress, Look(time_s, stuck, 0))
+    assert progress is not None
+    teller.tell(diagnose(progress, 60.0), now_s, {})
+
+
 def look(rank: int, stack: tuple[Frame, ...], count: int) -> RankLook:
     return RankLook(rank, stack, counts=(("0", count),))
 
@@ -55,7 +64,7 @@ def test_who_waits_and_who_has_not_come(tmp_path: Path) -> None:
     gpus = {0: GpuLoad(100.0, 1.0), 1: GpuLoad(98.0, 1.0), 2: GpuLoad(0.0, 1.0)}
     tell(path, look(0, WAITS, 8), look(1, WAITS, 8), look(2, LOADS, 6), look(3, (), 8), gpus=gpus)
     assert said(path) == [
-        "nbgpu: No progress for 1:05: ranks 2-3 of 4 have not come to all_reduce",
+        "nbgpu: No progress for more than 1:05: ranks 2-3 of 4 have not come to all_reduce",
         "  ranks 0-1 wait in all_reduce, in train<T>, line 5 of Cell In[4], for 1:05; GPUs at 98 to 100 %",
         "  rank 2 is in load, line 9 of Cell In[4], at that line for 1:05, 2 collectives behind; GPU at 0 %",
         "  rank 3 does not show where it is",
@@ -105,15 +114,27 @@ def test_one_display_is_kept_up_to_date(tmp_path: Path) -> None:
     view = HangView(path, display.publish, place_of)
     view.refresh()
     teller = tell(path, look(0, WAITS, 8), look(1, LOADS, 7))
-    for _ in range(3):
+    for now_s in (66.0, 70.0, 75.0):  # ever the same
         view.refresh()
+        tell_again(teller, now_s)
     teller.tell(None, 80.0, {})
     view.refresh()
     view.finish(has_returned=True)
     (first, is_update, text), (last, is_last_update, over) = display.shown
     assert (is_update, is_last_update, first == last) == (False, True, True)
-    assert "No progress for 1:05: rank 1 of 2 has" in text
-    assert over == ("nbgpu: Went on after 1:05 without progress: rank 1 of 2 had not come to all_reduce")
+    assert "No progress for more than 1:05: rank 1 of 2 has" in text
+    assert over == ("nbgpu: Went on after 1:15 without progress: rank 1 of 2 had not come to all_reduce")
+
+
+def test_it_is_brought_up_to_date_seldom_as_that_folds_what_a_person_has_opened(tmp_path: Path) -> None:
+    path, display = tmp_path / "hang.json", Display()
+    view = HangView(path, display.publish, place_of)
+    teller = tell(path, look(0, WAITS, 8), look(1, LOADS, 7))
+    for now_s in (65, 70, 80, 90, 97, 98, 120, 140, 147, 150):
+        tell_again(teller, float(now_s), line=now_s)  # a rank that moves within its function, too
+        view.refresh()
+    durations = [text.partition(" than ")[2].partition(":")[2][:2] for _, _, text in display.shown]
+    assert durations == ["05", "38", "27"]
 
 
 @pytest.mark.parametrize(("has_returned", "begins"), [(True, "Went on after"), (False, "Ended after")])

@@ -11,7 +11,14 @@ import time
 
 import pytest
 
-from nbgpu_kernel.ranks.processes import MARKER_VARIABLE, end_marked, exit_of, marked_processes, signal_group
+from nbgpu_kernel.ranks.processes import (
+    MARKER_VARIABLE,
+    end_marked,
+    exit_of,
+    marked_processes,
+    read_starts,
+    signal_group,
+)
 
 WITHIN_S = 30.0
 WAIT = [sys.executable, "-c", "import sys; print('ready', flush=True); sys.stdin.read()"]
@@ -66,15 +73,43 @@ def test_marked_processes_are_ended_also_such_as_do_not_want_to() -> None:
         for child in (*children, other):
             assert child.stdout is not None
             child.stdout.readline()
-        assert set(marked_processes(call_id)) == {child.pid for child in children}
-        assert end_marked(call_id) == 2
+        assert set(marked_processes(call_id, {})) == {child.pid for child in children}
+        assert end_marked(call_id, {}) == 2
         assert [child.wait(WITHIN_S) for child in children] == [-signal.SIGTERM, -signal.SIGKILL]
         assert other.poll() is None
-        assert end_marked(call_id) == 0
+        assert end_marked(call_id, {}) == 0
     finally:
         for child in (*children, other):
             child.kill()
             child.communicate()
+
+
+def test_a_process_without_the_marker_is_found_by_its_session() -> None:
+    call_id = secrets.token_hex(4)
+    start = (
+        "import subprocess, sys; "
+        f"child = subprocess.Popen([sys.executable, '-c', {WAIT[2]!r}], env={{}}); print(child.pid, flush=True); "
+        "child.wait()"
+    )
+    leader = subprocess.Popen(
+        [sys.executable, "-c", start], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+    )
+    try:
+        assert leader.stdout is not None
+        child = int(leader.stdout.readline())
+        leader.stdout.readline()
+        starts = read_starts([leader.pid])
+        assert set(marked_processes(call_id, starts)) == {leader.pid, child}
+        assert list(marked_processes(call_id, {leader.pid: starts[leader.pid] - 1})) == []  # another had its number
+        leader.kill()
+        leader.wait(WITHIN_S)
+        assert list(marked_processes(call_id, starts)) == [child]
+        assert end_marked(call_id, starts) == 1
+        assert list(marked_processes(call_id, starts)) == []
+        assert read_starts([leader.pid]) == {}
+    finally:
+        leader.kill()
+        leader.communicate()
 
 
 def test_a_group_that_does_not_exist_yet_is_its_process() -> None:

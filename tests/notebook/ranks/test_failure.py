@@ -88,7 +88,7 @@ def test_equal_whereabouts_are_said_once() -> None:
 @pytest.mark.parametrize(
     ("code", "signal", "memory", "words"),
     [
-        (3, None, None, "ended with exit code 3 before the function returned"),
+        (3, None, None, "ended with exit code 3 before it was done"),
         (None, 9, None, "was killed by SIGKILL, perhaps for memory"),
         (None, 9, True, "was killed by SIGKILL, for memory: the operating system ran out of it"),
         (None, 9, False, "was killed by SIGKILL, not for memory"),
