@@ -15,6 +15,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from as_owner import AsOwner
 from nbgpu_agent.blobs import BlobStore
 from nbgpu_agent.errors import NoSuchSessionError
 from nbgpu_agent.kernels import KernelLauncher
@@ -71,7 +72,7 @@ async def run_service(folder: Path, *, spare_kernels: int = 0, names: Sequence[s
     launcher = KernelLauncher(
         folder / "kernels", environment_variables=names, spare_kernels=spare_kernels, default_python=sys.executable
     )
-    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+    server = grpc.aio.server(interceptors=[AsOwner()], options=[("grpc.so_reuseport", 0)])
     sessions = Sessions()
     blobs = BlobStore(folder / "blobs")
     add_session_service(server, sessions, blobs)  # type: ignore[arg-type] # get() is all that it calls

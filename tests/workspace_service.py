@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import grpc.aio
 
+from as_owner import AsOwner
 from fakes.link import Link, link_to
 from nbgpu.client.pool import Pool
 from nbgpu.client.workspace import WorkspaceClient
@@ -80,7 +81,7 @@ async def two_folders(root: Path, **store: Any) -> AsyncIterator[TwoFolders]:
     registry = FakeRegistry()
     registry.sessions["s"] = FakeSession(there)
     blobs = BlobStore(root / "blobs", **store)
-    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+    server = grpc.aio.server(interceptors=[AsOwner()], options=[("grpc.so_reuseport", 0)])
     add_session_service(server, registry, blobs)  # type: ignore[arg-type]
     add_workspace_service(server, registry, blobs)  # type: ignore[arg-type]
     port = server.add_insecure_port("127.0.0.1:0")

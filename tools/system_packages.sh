@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes sure that what the tests need from the operating system is there: Chromium, a font, a C compiler.
+# Makes sure that what the tests need from the operating system is there: Chromium, a font, a C compiler, network namespaces.
 set -euo pipefail
 
 missing=()
@@ -10,6 +10,7 @@ if command -v fc-list >/dev/null; then
 else
   missing+=(fonts-dejavu-core)
 fi
+command -v ip >/dev/null || missing+=(iproute2)
 command -v gcc >/dev/null || missing+=(gcc libc6-dev)
 [ "${#missing[@]}" -eq 0 ] && exit 0
 

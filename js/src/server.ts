@@ -20,8 +20,13 @@ export class RequestError extends Error {
 /** What a person says about a pool. */
 export interface IPoolAddress {
   name: string;
+  /** Or the whole line that `nbgpu agent invite` prints. */
   address: string;
   token: string;
+  /** Of the agent's certificate, for an agent on a network. */
+  pin: string;
+  /** That the agent exchanges for a token; for an agent on a network. */
+  code: string;
 }
 
 /** Which session is asked for. */

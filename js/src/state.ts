@@ -225,6 +225,8 @@ export interface IProcess {
   session_id: string | null;
   memory_bytes: number | null;
   name: string | null;
+  /** Of another user's session: only the memory is known. */
+  other_user: boolean;
 }
 
 /** One timed reading of one accelerator. */

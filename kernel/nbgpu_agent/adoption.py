@@ -119,7 +119,7 @@ async def _adopt(
         await session.resume(kernel, had_kernel=bool(state.kernel_id), patience_s=PATIENCE_S)
     except Exception as error:
         logger.warning("session %s is not taken over", state.id, exc_info=error)
-        registry.note_lost({state.id: f"it could not be taken over ({error})"})
+        registry.note_lost({state.id: f"it could not be taken over ({error})"}, state.request.owner)
         if kernel is not None:
             await kernel.end(grace_s=0.0)
         await asyncio.to_thread(left.store.remove)

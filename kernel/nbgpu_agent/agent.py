@@ -30,9 +30,13 @@ from nbgpu_agent.service.pool import AgentIdentity, PoolService
 from nbgpu_agent.service.server import bind, make_server
 
 if TYPE_CHECKING:
+    import grpc
+
     from nbgpu_agent.adoption import Leftovers, LeftSession
     from nbgpu_agent.blobs import BlobStore
     from nbgpu_agent.environments.session_environments import SessionEnvironments
+    from nbgpu_agent.identity.certificates import Identity
+    from nbgpu_agent.identity.users import UserStore
     from nbgpu_agent.kernels import KernelLauncher
     from nbgpu_agent.service.exporter import Exporter
 
@@ -54,7 +58,8 @@ class AgentSettings:
 
     embedded: bool
     address: ListenAddress
-    token: str
+    token: str | None
+    """The owner's; None: there are users only."""
     idle_shutdown_s: float
     """Ends after so long without a session, a request or a watcher; 0: never."""
     allow_client_python: bool
@@ -72,6 +77,9 @@ class AgentSettings:
     """On loopback, for Prometheus; 0: one that is free; None: none."""
     base_environment: Path | None = None
     """A virtual environment that the node's owner provides."""
+    identity: Identity | None = None
+    """Certificates, and the users beside them, of an agent that listens with TLS."""
+    require_client_certificate: bool = False
 
 
 async def serve(
@@ -122,10 +130,10 @@ async def _serve_accelerators(
     leftovers: Leftovers,
 ) -> None:
     from nbgpu_agent.adoption import adopt_sessions
-    from nbgpu_agent.blobs import BlobStore
     from nbgpu_agent.journal_store import JournalStore
     from nbgpu_agent.kernels import KernelLauncher
     from nbgpu_agent.sessions import Session
+    from nbgpu_agent.user_blobs import UserBlobs
 
     outlives = settings.adoption_grace_s > 0
     # First, so that there is no kernel that nobody would end.
@@ -141,7 +149,7 @@ async def _serve_accelerators(
         kernels_outlive_agent=outlives,
     )
 
-    blobs = BlobStore(folders.blobs)
+    blobs = UserBlobs(folders.blobs)
     environments = _make_environments(settings, folders, blobs, inventory) if settings.build_environments else None
     if environments is not None:
         await environments.materialiser.check_base()
@@ -200,9 +208,17 @@ async def _serve_accelerators(
     def shut_down(keep_sessions: bool) -> None:
         ending.ask(keep_sessions=keep_sessions)
 
-    server = make_server(settings.token, PoolService(identity, registry, sampler, shut_down), registry, blobs)
+    users, credentials = _identity(settings)
+    server = make_server(
+        settings.token,
+        PoolService(identity, registry, sampler, shut_down),
+        registry,
+        blobs,
+        users=users,
+        certificates=settings.require_client_certificate,
+    )
     await adopt_sessions(leftovers, registry, launcher, inventory.accelerators, restore)
-    target = bind(server, settings.address)
+    target = bind(server, settings.address, credentials)
     exporter = None
     if settings.metrics_port is not None:
         exporter = _make_exporter(settings.metrics_port, node, inventory, registry, sampler)
@@ -234,6 +250,24 @@ async def _serve_accelerators(
         writing.shutdown(wait=False)
         if guardian is not None and not leaving:
             await asyncio.to_thread(guardian.dismiss, timeout_s=_TIMEOUT_S)
+        if users is not None:
+            users.close()
+
+
+def _identity(settings: AgentSettings) -> tuple[UserStore | None, grpc.ServerCredentials | None]:
+    """Returns the users and the certificates of an agent that listens with TLS.
+
+    Raises:
+        InvalidRequestError: They cannot be read, or others can.
+    """
+    if settings.identity is None:
+        return None, None
+    from nbgpu_agent.identity.users import UserStore
+    from nbgpu_agent.service.credentials import server_credentials
+
+    required = settings.require_client_certificate
+    credentials = server_credentials(settings.identity, require_client_certificate=required)
+    return UserStore(settings.identity.users_file), credentials
 
 
 def _make_exporter(

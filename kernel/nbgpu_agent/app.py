@@ -10,7 +10,7 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from jupyter_core.application import JupyterApp
 from jupyter_core.paths import jupyter_runtime_dir
@@ -30,7 +30,10 @@ from nbgpu_agent.prices import (
 )
 from nbgpu_agent.tokens import TOKEN_VARIABLE, configured_token, new_token
 from nbgpu_protocol import VERSION
-from nbgpu_protocol.discovery import AgentRecord, agent_folder, read_record, write_record
+from nbgpu_protocol.discovery import TLS_SCHEME, AgentRecord, agent_folder, read_record, write_record
+
+if TYPE_CHECKING:
+    from nbgpu_agent.identity.certificates import Identity
 
 EXIT_REFUSED = 2
 """The configuration cannot be met; standard error says why."""
@@ -52,12 +55,14 @@ class AgentApp(JupyterApp):  # type: ignore[misc,unused-ignore]
     examples = """
     python -m nbgpu_agent                                 # on 127.0.0.1:7443, with a new token
     python -m nbgpu_agent --listen unix:/run/me/gpu.sock
+    python -m nbgpu_agent --listen 0.0.0.0:7443           # with TLS, once `nbgpu agent init` has made a certificate
     NBGPU_SIMULATE=H100x8,A10x2 python -m nbgpu_agent     # CPU workers that answer to those names
     """
     aliases = {  # noqa: RUF012
         "listen": "AgentApp.listen",
         "folder": "AgentApp.folder",
         "metrics-port": "AgentApp.metrics_port",
+        "identity-folder": "AgentApp.identity_folder",
         "base-environment": "AgentApp.base_environment",
         "config": "JupyterApp.config_file",
         "log-level": "Application.log_level",
@@ -67,13 +72,19 @@ class AgentApp(JupyterApp):  # type: ignore[misc,unused-ignore]
             {"AgentApp": {"embedded": True}},
             "Serve one person on this machine, on a Unix socket, found through a file in Jupyter's runtime folder.",
         ),
+        "tls": ({"AgentApp": {"tls": True}}, "Listen with TLS on loopback as well."),
+        "require-client-certificate": (
+            {"AgentApp": {"require_client_certificate": True}},
+            "Let in only clients that show a certificate of this agent's authority, besides a token. With TLS.",
+        ),
         "debug": ({"Application": {"log_level": logging.DEBUG}}, "Log what happens in detail."),
         "show-config": ({"Application": {"show_config": True}}, "Show the configuration and exit."),
     }
 
     listen = Unicode(
         DEFAULT_LISTEN,
-        help="Address to listen on: a loopback address with a port (0: one that is free), or unix:/path. Not embedded.",
+        help="Address to listen on: a loopback address with a port (0: one that is free), or unix:/path; once `nbgpu"
+        " agent init` has made a certificate, any address, such as 0.0.0.0:7443. Not embedded.",
     ).tag(config=True)
     embedded = Bool(False, help="Serve one person on this machine; usually set with --embedded.").tag(config=True)
     folder = Unicode(help="Folder for what the agent needs while it runs; by default in Jupyter's runtime folder.").tag(
@@ -82,6 +93,14 @@ class AgentApp(JupyterApp):  # type: ignore[misc,unused-ignore]
     token_file = Unicode(
         help=f"File with the token, readable by its owner alone. The variable {TOKEN_VARIABLE} comes first; with"
         " neither, a token is made and printed. Not embedded."
+    ).tag(config=True)
+    identity_folder = Unicode(
+        help="Folder with the certificates and the users that `nbgpu agent init` has made; by default in Jupyter's data"
+        " folder. Not embedded."
+    ).tag(config=True)
+    tls = Bool(False, help="Listen with TLS on loopback as well; usually set with --tls.").tag(config=True)
+    require_client_certificate = Bool(
+        False, help="Let in only clients that show a certificate of this agent's authority, besides a token."
     ).tag(config=True)
     idle_shutdown_s = Float(
         None,
@@ -189,7 +208,7 @@ class AgentApp(JupyterApp):  # type: ignore[misc,unused-ignore]
                     self._settings(address, token),
                     folders,
                     self._ending,
-                    lambda target: self._announce(target, token, folders, show_token=generated),
+                    lambda target: self._announce(target, token or "", folders, show_token=generated),
                     leftovers,
                 )
             )
@@ -203,7 +222,7 @@ class AgentApp(JupyterApp):  # type: ignore[misc,unused-ignore]
                 self.log.warning("ended what did not end by itself: %s", leftover)
             folders.clean(for_next=bool(kept.sessions), keep_record=bool(kept.sessions))
 
-    def _settings(self, address: ListenAddress, token: str) -> Any:
+    def _settings(self, address: ListenAddress, token: str | None) -> Any:
         from nbgpu_agent.agent import AgentSettings
 
         idle_shutdown_s: float | None = self.idle_shutdown_s
@@ -228,6 +247,8 @@ class AgentApp(JupyterApp):  # type: ignore[misc,unused-ignore]
             prices=self._prices(),
             metrics_port=self.metrics_port,
             base_environment=Path(self.base_environment).expanduser().absolute() if self.base_environment else None,
+            identity=self._identity() if address.tls else None,
+            require_client_certificate=address.tls and self.require_client_certificate,
         )
 
     def _prices(self) -> PriceList:
@@ -237,8 +258,23 @@ class AgentApp(JupyterApp):  # type: ignore[misc,unused-ignore]
             return make_price_list(self.prices, self.currency)
         return parse_prices(os.environ.get(PRICES_VARIABLE, ""), currency)
 
-    def _address_and_token(self, previous: AgentRecord | None) -> tuple[ListenAddress, str, bool]:
-        """Returns where to listen (of no meaning embedded), the token, and whether it was made just now.
+    def _identity(self) -> Identity:
+        from nbgpu_agent.identity.certificates import Identity
+        from nbgpu_agent.identity.folder import identity_folder
+
+        return Identity(identity_folder(self.identity_folder))
+
+    def _listen_address(self) -> ListenAddress:
+        """Returns where to listen, if not embedded."""
+        address = parse_listen_address(self.listen, certificate=self._identity().exists(), tls=self.tls)
+        if self.require_client_certificate and not address.tls:
+            raise InvalidRequestError("clients show certificates with TLS only", "add --tls")
+        return address
+
+    def _address_and_token(self, previous: AgentRecord | None) -> tuple[ListenAddress, str | None, bool]:
+        """Returns where to listen (of no meaning embedded), the owner's token, and whether it was made just now.
+
+        With TLS there are users with tokens of their own, and none for the owner but where one is configured.
 
         Args:
             previous: Of the agent that was killed here, with whose token its clients come.
@@ -246,8 +282,10 @@ class AgentApp(JupyterApp):  # type: ignore[misc,unused-ignore]
         if self.embedded:
             os.environ.pop(TOKEN_VARIABLE, None)
             return ListenAddress(), (previous.token if previous is not None else "") or new_token(), True
-        address = parse_listen_address(self.listen)
+        address = self._listen_address()
         configured = configured_token(os.environ, self.token_file)
+        if address.tls:
+            return address, configured, False
         return address, configured or new_token(), configured is None
 
     def _root(self) -> Path:
@@ -256,7 +294,7 @@ class AgentApp(JupyterApp):  # type: ignore[misc,unused-ignore]
         if self.embedded:
             return agent_folder().absolute()
         # One for each address, so that an agent finds what its predecessor left.
-        address = parse_listen_address(self.listen).target()
+        address = self._listen_address().target()
         return Path(jupyter_runtime_dir()).absolute() / f"nbgpu-{re.sub(r'[^A-Za-z0-9]+', '-', address).strip('-')}"
 
     def _announce(self, target: str, token: str, folders: AgentFolders, *, show_token: bool) -> None:
@@ -267,7 +305,8 @@ class AgentApp(JupyterApp):  # type: ignore[misc,unused-ignore]
         write_record(folders.root, AgentRecord(target, known_token, os.getpid(), package_version(), VERSION))
         if not self.embedded:
             secret = f" {TOKEN_VARIABLE}={token}" if show_token else ""
-            print(f"export NBGPU_AGENT_ADDRESS={target}{secret}", flush=True)
+            pin = f" NBGPU_AGENT_PIN={self._identity().pin()}" if target.startswith(TLS_SCHEME) else ""
+            print(f"export NBGPU_AGENT_ADDRESS={target}{pin}{secret}", flush=True)
         self.log.info("serving on %s", target)
 
     def _end_by_force(self) -> None:

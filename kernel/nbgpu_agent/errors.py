@@ -120,6 +120,18 @@ class UnauthenticatedError(AgentError):
     reason = pool_pb2.UNAUTHENTICATED
 
 
+class TooManyAttemptsError(AgentError):
+    """Raised when an address has failed too often to say who it is."""
+
+    reason = pool_pb2.TOO_MANY_ATTEMPTS
+
+
+class CodeRefusedError(AgentError):
+    """Raised when a client pairs with a code that there is not, or no more."""
+
+    reason = pool_pb2.CODE_REFUSED
+
+
 class VersionMismatchError(AgentError):
     """Raised when the client speaks another version of the protocol."""
 

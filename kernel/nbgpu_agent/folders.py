@@ -19,6 +19,7 @@ from nbgpu_agent.errors import AgentError, InvalidRequestError
 from nbgpu_agent.guardian import TOKEN_FILE
 from nbgpu_agent.listening import MAX_SOCKET_PATH_BYTES
 from nbgpu_agent.processes import start_time
+from nbgpu_agent.user_blobs import USERS_FOLDER
 from nbgpu_protocol import blobs
 from nbgpu_protocol.discovery import AGENT_FILE, RUN_LOCK_FILE, read_record
 
@@ -114,7 +115,7 @@ class AgentFolders:
             return
         _remove_socket_folder(self.root / SOCKET_FOLDER_FILE)
         (self.root / TOKEN_FILE).unlink(missing_ok=True)
-        for folder in (self.kernels, self.blobs, self.sessions):
+        for folder in (self.kernels, self.blobs, self.sessions, self.root / USERS_FOLDER):
             shutil.rmtree(folder, ignore_errors=True)
 
 

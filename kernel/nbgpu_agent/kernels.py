@@ -43,6 +43,7 @@ from nbgpu_agent.processes import (
     start_time,
 )
 from nbgpu_agent.stacks import ANSWER_WITHIN_S, Stacks, StackSource, read_cells, read_groups, take_stacks
+from nbgpu_agent.user_blobs import folder_of
 
 START_TIMEOUT_S = 60.0
 STDERR_TAIL_BYTES = 4096
@@ -143,8 +144,6 @@ class Kernel:
             "TMPDIR": str(temporary),
             MARKER_VARIABLE: self.id,
         }
-        if self._launcher.blobs_folder is not None:
-            own_variables["NBGPU_BLOBS_FOLDER"] = str(self._launcher.blobs_folder)
         with open(self._log_path, "ab") as log:
             return subprocess.Popen(
                 [self.python, str(_KERNEL_SCRIPT), "-f", str(connection_path), *_KERNEL_ARGUMENTS],
@@ -259,22 +258,22 @@ class Kernel:
             if self._loop.time() > deadline:
                 raise self._failed(f"the kernel of {self.python} did not answer within {timeout_s:g} s")
 
-    async def assign(self, variables: Mapping[str, str], working_folder: Path) -> None:
-        """Makes it a session's, with these environment variables and in this folder.
+    async def assign(self, variables: Mapping[str, str], working_folder: Path, blobs_folder: Path | None) -> None:
+        """Makes it a session's, with these environment variables, in this folder, and with its user's blobs.
 
         Raises:
             KernelFailedError: It ended, refused, or did not answer.
         """
         replied: asyncio.Future[dict[str, Any]] = self._loop.create_future()
         idle = self._loop.create_future()
-        parts = message_parts(
-            "nbgpu_assign_request",
-            {
-                "environment_variables": dict(variables),
-                "working_folder": str(working_folder),
-                "outlives_agent": self._launcher.kernels_outlive_agent,
-            },
-        )
+        content: dict[str, Any] = {
+            "environment_variables": dict(variables),
+            "working_folder": str(working_folder),
+            "outlives_agent": self._launcher.kernels_outlive_agent,
+        }
+        if blobs_folder is not None:
+            content["blobs_folder"] = str(blobs_folder)
+        parts = message_parts("nbgpu_assign_request", content)
         message_id = json.loads(parts[0])["msg_id"]
 
         def on_message(channel: Channel, received: list[bytes]) -> None:
@@ -398,7 +397,8 @@ class KernelLauncher:
         environment_variables: Names that are passed on to kernels, beside the usual ones.
         spare_kernels: How many kernels are held ready.
         default_python: Interpreter of kernels that none is asked for.
-        blobs_folder: The node's store, from which kernels take large values and to which they put them.
+        blobs_folder: The owner's store, from which kernels take large values and to which they put them; those of
+            other users have a store beside it.
         journal_bytes: How much of what it says a kernel keeps while there is no agent.
         kernels_outlive_agent: Whether a session's kernel waits for the next agent when this one is killed.
     """
@@ -456,19 +456,23 @@ class KernelLauncher:
         with contextlib.suppress(OSError):
             self._folder.rmdir()
 
-    async def take(self, python: str, working_folder: Path, variables: Mapping[str, str]) -> Kernel:
+    async def take(self, python: str, working_folder: Path, variables: Mapping[str, str], *, owner: str = "") -> Kernel:
         """Returns a kernel that is ready, in the folder and with the variables: a spare one, or a new one.
 
         Args:
             python: Path of the interpreter; empty: the default.
+            working_folder: Of its session.
+            variables: Environment variables, besides those that every kernel has.
+            owner: The user whose blobs it reads; empty: the agent's owner.
 
         Raises:
             KernelFailedError: It does not start.
         """
         python = python or self._default_python
+        blobs_folder = folder_of(self.blobs_folder, owner) if self.blobs_folder is not None else None
         while (spare := self._pop_spare(python)) is not None:
             try:
-                await spare.assign(variables, working_folder)
+                await spare.assign(variables, working_folder, blobs_folder)
             except KernelFailedError:  # it ended this moment
                 await spare.end()
             except BaseException:
@@ -479,7 +483,7 @@ class KernelLauncher:
                 return spare
         kernel = await self._start(python)
         try:
-            await kernel.assign(variables, working_folder)
+            await kernel.assign(variables, working_folder, blobs_folder)
         except BaseException:
             await kernel.end()
             raise

@@ -1,4 +1,4 @@
-"""Which addresses the agent may listen on: Unix sockets and loopback, since there is no TLS yet."""
+"""Which addresses the agent may listen on: Unix sockets and loopback, and with TLS any other."""
 
 from __future__ import annotations
 
@@ -12,18 +12,23 @@ from nbgpu_agent.errors import AddressRefusedError
 MAX_SOCKET_PATH_BYTES = 107
 """Linux: `sun_path` has 108 bytes, the last of them NUL. macOS has 104."""
 
-_HINT = "listen on 127.0.0.1:7443 and reach it through an SSH tunnel: `ssh -L 7443:127.0.0.1:7443 HOST`"
+_HINT = (
+    "`nbgpu agent init --address HOST:7443` makes a certificate; or listen on 127.0.0.1:7443 and reach it through an"
+    " SSH tunnel: `ssh -L 7443:127.0.0.1:7443 HOST`"
+)
 _ADDRESS = re.compile(r"(?:\[(?P<bracketed>[^\]]*)\]|(?P<host>[^:\[\]]*)):(?P<port>\d{1,5})")
 
 
 @dataclass(frozen=True)
 class ListenAddress:
-    """Where to listen: a Unix socket's path, or a loopback address and a port."""
+    """Where to listen: a Unix socket's path, or an address and a port."""
 
     socket: Path | None = None
     host: str = ""
     port: int = 0
     """0: one that is free."""
+    tls: bool = False
+    """Always off loopback."""
 
     def target(self, port: int | None = None) -> str:
         """Returns gRPC's target.
@@ -37,11 +42,16 @@ class ListenAddress:
         return f"{host}:{self.port if port is None else port}"
 
 
-def parse_listen_address(text: str) -> ListenAddress:
-    """Returns the address that `unix:/path`, `127.0.0.1:7443`, `[::1]:7443` or `localhost:7443` name.
+def parse_listen_address(text: str, *, certificate: bool = False, tls: bool = False) -> ListenAddress:
+    """Returns the address that `unix:/path`, `127.0.0.1:7443`, `[::1]:7443`, `localhost:7443` or `0.0.0.0:7443` name.
+
+    Args:
+        text: What names it.
+        certificate: Whether the agent has one, without which only this machine may reach it.
+        tls: Listen with TLS on loopback as well.
 
     Raises:
-        AddressRefusedError: It is none of these, or others than this machine could reach it.
+        AddressRefusedError: It is none of these, or others than this machine could reach it without TLS.
     """
     if text.startswith("unix:"):
         path = Path(text.removeprefix("unix:").removeprefix("//"))
@@ -63,12 +73,16 @@ def parse_listen_address(text: str) -> ListenAddress:
         loopback = ipaddress.ip_address(host).is_loopback
     except ValueError:
         raise AddressRefusedError(
-            f"{host!r} is a host name or nothing, and only loopback addresses are listened on without TLS", _HINT
+            f"{host!r} is a host name or nothing, and only loopback addresses are listened on without TLS,"
+            " with it any address of this machine",
+            "listen on 127.0.0.1:7443, or with a certificate on 0.0.0.0:7443, which is every address",
         ) from None
-    if not loopback:
+    if (tls or not loopback) and not certificate:
         raise AddressRefusedError(
-            f"{host} can be reached from other machines, and without TLS, which this version has not,"
+            "there is no certificate to listen with"
+            if loopback
+            else f"{host} can be reached from other machines, and without TLS, for which there is no certificate yet,"
             " token and data would travel unencrypted",
             _HINT,
         )
-    return ListenAddress(host=host, port=int(found["port"]))
+    return ListenAddress(host=host, port=int(found["port"]), tls=tls or not loopback)

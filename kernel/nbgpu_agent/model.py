@@ -98,6 +98,11 @@ class AcceleratorProcess:
 
 
 @dataclass(frozen=True)
+class OthersProcess(AcceleratorProcess):
+    """A process of another user than who is told of it, of which only the memory is told."""
+
+
+@dataclass(frozen=True)
 class Sample:
     """One timed reading of one accelerator. None is unknown, never zero."""
 
@@ -128,6 +133,11 @@ class Sample:
     xid: Xid | None = None
     """The last one since the agent started."""
     processes: tuple[AcceleratorProcess, ...] = ()
+
+
+@dataclass(frozen=True)
+class OthersSample(Sample):
+    """A reading of an accelerator that a session of another user holds than who is told of it."""
 
 
 class Phase(enum.Enum):
@@ -226,6 +236,8 @@ class SessionRequest:
     python: str = ""
     working_folder: str = ""
     snapshot_digest: str = ""
+    owner: str = ""
+    """The user whose it is; empty: the agent's owner."""
 
 
 @dataclass(frozen=True)

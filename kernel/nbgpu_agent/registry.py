@@ -43,6 +43,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_REMEMBERED_OWNERS = 10_000
+"""Of sessions that are closed as well: samples of the last hour are of some of them."""
+
 SessionFactory: TypeAlias = "Callable[[str, SessionRequest, Lease, Callable[[], None]], Session]"
 """Makes a session that is not started yet, from its id, its request, its lease, and what to call when it changes."""
 
@@ -76,6 +79,7 @@ class SessionRegistry:
         self._closing: dict[str, asyncio.Task[None]] = {}
         self._openings: dict[tuple[str, tuple[Alternative, ...] | None], _Opening] = {}
         self._untaken: dict[str, _Opening] = {}
+        self._owners: dict[str, str] = {}
         self._anonymous_openings = 0
         self._users = 0
         self._unused_since_s = time.monotonic()
@@ -92,17 +96,18 @@ class SessionRegistry:
         try:
             return self._sessions[session_id]
         except KeyError:
-            why = self._lost.get(session_id)
-            raise NoSuchSessionError(
-                f"session {session_id!r} ended with the agent that had it: {why}"
-                if why
-                else f"no session {session_id!r} here; it is closed, or the agent was started anew",
-                "open another with `%gpu attach`",
-            ) from None
+            raise no_such_session(session_id, self._lost.get(session_id, "")) from None
 
-    def note_lost(self, lost: Mapping[str, str]) -> None:
-        """Notes why sessions of an earlier agent are not here, by their ids."""
+    def note_lost(self, lost: Mapping[str, str], owner: str | None = None) -> None:
+        """Notes why sessions of an earlier agent are not here.
+
+        Args:
+            lost: By their ids.
+            owner: The user whose they were; None: unknown, and nobody but an administrator is told.
+        """
         self._lost.update(lost)
+        if owner is not None:
+            self._owners.update(dict.fromkeys(lost, owner))
 
     def adopt(self, session: Session, lease: Lease) -> None:
         """Takes a session of an earlier agent into the registry, with its lease.
@@ -112,6 +117,7 @@ class SessionRegistry:
         """
         self.ledger.adopt(lease)
         self._sessions[session.id] = session
+        self._owners[session.id] = session.info().request.owner
         if self.environments is not None:
             self.environments.adopt(session)
         self.changes.notify()
@@ -127,13 +133,20 @@ class SessionRegistry:
         """
         return [info for opening in self._openings.values() if (info := opening.waiting_info()) is not None]
 
-    def attach(self, session_id: str, notebook_id: str, notebook_name: str = "") -> SessionInfo | None:
+    def owner_of(self, session_id: str) -> str | None:
+        """Returns whose a session is, or was, or a request for one; None where that is not known any more."""
+        return self._owners.get(session_id)
+
+    def attach(
+        self, session_id: str, notebook_id: str, notebook_name: str = "", *, owner: str = ""
+    ) -> SessionInfo | None:
         """Makes a session the notebook's and the one that it uses, and tells the kernels that this concerns.
 
         Args:
             session_id: Empty: the notebook uses none of these from now on, and keeps them.
             notebook_id: Its Jupyter kernel id.
             notebook_name: For lists; empty: as it is.
+            owner: Whose the notebook is: other users' sessions are not told, whatever notebook they name.
 
         Raises:
             NoSuchSessionError: It is closed, or another agent's.
@@ -141,7 +154,11 @@ class SessionRegistry:
         """
         if not notebook_id:
             raise InvalidRequestError("a session is attached to a notebook, and none is named")
-        concerned = [each for each in self._sessions.values() if each.info().request.notebook_id == notebook_id]
+        concerned = [
+            each
+            for each in self._sessions.values()
+            if (each.info().request.notebook_id, each.info().request.owner) == (notebook_id, owner)
+        ]
         session = self.get(session_id) if session_id else None
         if session is not None:
             previous = session.info().request.notebook_id
@@ -328,17 +345,26 @@ class SessionRegistry:
         )
 
     def _join_or_begin(self, request: SessionRequest, *, no_wait: bool) -> _Opening:
-        key = (request.notebook_id, request.spec.alternatives if request.spec else None)
+        # Two users may name the same notebook, which makes it two.
+        notebook = f"{request.owner}\0{request.notebook_id}"
+        key = (notebook, request.spec.alternatives if request.spec else None)
         if not request.notebook_id:
             self._anonymous_openings += 1
-            key = (f"\0{self._anonymous_openings}", None)  # nobody can ask for the same
+            key = (f"\0\0{self._anonymous_openings}", None)  # nobody can ask for the same
         if (opening := self._openings.get(key)) is None and request.notebook_id and request.spec is None:
-            opening = next((each for (notebook, _), each in self._openings.items() if notebook == key[0]), None)
+            opening = next((each for (of, _), each in self._openings.items() if of == notebook), None)
         if opening is None:
             opening = _Opening(self, request, no_wait=no_wait, on_end=lambda: self._forget(key))
             self._openings[key] = opening
+            self._owners[opening.id] = request.owner
+            self._forget_old_owners()
         opening.no_wait = opening.no_wait and no_wait
         return opening
+
+    def _forget_old_owners(self) -> None:
+        open_ids = self._sessions.keys() | {opening.id for opening in self._openings.values()}
+        while len(self._owners) > max(_REMEMBERED_OWNERS, len(open_ids)):
+            del self._owners[next(each for each in self._owners if each not in open_ids)]
 
     def _forget(self, key: tuple[str, tuple[Alternative, ...] | None]) -> None:
         self._openings.pop(key, None)
@@ -536,6 +562,20 @@ class _Opening:
         arrived.set()
 
 
+def no_such_session(session_id: str, why: str = "") -> NoSuchSessionError:
+    """Returns what is said of a session that is not there, and of another user's in the same words.
+
+    Args:
+        why: It ended with an earlier agent; empty: it did not, or that is nothing to be told.
+    """
+    return NoSuchSessionError(
+        f"session {session_id!r} ended with the agent that had it: {why}"
+        if why
+        else f"no session {session_id!r} here; it is closed, or the agent was started anew",
+        "open another with `%gpu attach`",
+    )
+
+
 def environment_in_progress(progress: Progress) -> EnvironmentFacts:
     """Returns what is told of an environment while it is built."""
     known = bool(progress.total)
@@ -550,6 +590,7 @@ def environment_in_progress(progress: Progress) -> EnvironmentFacts:
 def _belongs(info: SessionInfo, request: SessionRequest) -> bool:
     return (
         info.phase is Phase.READY
+        and info.request.owner == request.owner
         and info.request.notebook_id == request.notebook_id
         and (request.spec is None or (info.lease is not None and satisfies(request.spec, info.lease.accelerators)))
     )

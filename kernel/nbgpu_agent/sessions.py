@@ -724,7 +724,9 @@ class Session:
         self._kernel_state = KernelState.STARTING
         self._on_change()
         variables = lease_variables(self.id, self.lease)
-        taking = asyncio.ensure_future(self._launcher.take(self.setting.python, self._working_folder, variables))
+        taking = asyncio.ensure_future(
+            self._launcher.take(self.setting.python, self._working_folder, variables, owner=self._request.owner)
+        )
         self._taking = taking
         try:
             await asyncio.wait({taking})

@@ -31,8 +31,6 @@ from nbgpu_kernel.values.definitions import Definitions
 from nbgpu_kernel.values.exchange import UndecodableError
 from nbgpu_kernel.values.session_values import SessionValues, StaleValuesError
 
-BLOBS_FOLDER_VARIABLE = "NBGPU_BLOBS_FOLDER"
-"""Names the folder of the node's store of blobs. Removed from the environment once read."""
 VALUES_MESSAGE = "nbgpu_values"
 ASSIGN_REQUEST = "nbgpu_assign_request"
 ASSIGN_REPLY = "nbgpu_assign_reply"
@@ -54,11 +52,10 @@ class SessionKernel(IPythonKernel):
         self._execution_count: int | None = None
         self._result: Any = None
         self._exchange: tuple[dict[str, Any], list[Any], str] | None = None
-        blobs_folder = os.environ.pop(BLOBS_FOLDER_VARIABLE, None)
         self._values = SessionValues(
             self._live_shell.user_ns,
             self._live_shell.user_ns_hidden,
-            BlobFiles(Path(blobs_folder)) if blobs_folder else None,
+            None,  # until it is a session's
         )
         self._wish: Wish | None = None
         self.spmd_ranks = SpmdRanks(self._live_shell, self._values)
@@ -96,13 +93,15 @@ class SessionKernel(IPythonKernel):
         self._interrupts.install()
 
     async def assign_request(self, stream: Any, ident: Any, parent: Any) -> None:
-        """Makes the kernel a session's: sets environment variables, and changes into the working folder."""
+        """Makes the kernel a session's: sets environment variables, the working folder, and the store of its user."""
         content = parent["content"]
         try:
             os.environ.update(content["environment_variables"])
             os.chdir(content["working_folder"])
             if content.get("outlives_agent"):
                 outlive_parent()
+            if folder := content.get("blobs_folder"):
+                self._values.use_blobs(BlobFiles(Path(folder)))
             self._live_shell.user_ns["_dh"][:] = [os.getcwd()]
             reply = {"status": "ok"}
         except (OSError, ValueError) as error:

@@ -17,12 +17,21 @@ import nbgpu
 from nbgpu import errors, words
 from nbgpu.client.discovery import TOKEN_VARIABLE, default_pool_name
 from nbgpu.client.embedded import ensure_agent, find_agent, wait_until_gone
+from nbgpu.client.pairing import Invitation, add_invitation_arguments, pair
 from nbgpu.client.pool import Pool
 from nbgpu.client.pools import ConfiguredPool, add_pool, find_pool, pools_file, read_pools, remove_pool
 from nbgpu.client.reached_pools import ReachedPools, reach_pools
+from nbgpu.client.trust import is_tls
 from nbgpu.stack_report import stacks_in_words
 from nbgpu_protocol.discovery import LOG_FILE, agent_folder
 
+_OWNERS_COMMANDS = {
+    "init": "make a certificate, so that the agent can listen on a network",
+    "invite": "let a user in: prints the line that they run",
+    "users": "who may use the agent: list, remove",
+    "tokens": "what clients get in with: list, revoke",
+}
+"""Which the agent's side knows how to do."""
 Command = Callable[[argparse.Namespace], Coroutine[Any, Any, int]]
 
 
@@ -30,7 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit code. Data goes to standard output, everything else to standard error."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given[:2] == ["agent", "serve"]:
-        return _serve(given[2:])
+        return _become("nbgpu_agent", given[2:])
+    if given[:1] == ["agent"] and given[1:2] and given[1] in _OWNERS_COMMANDS:
+        return _become("nbgpu_agent.identity", given[1:])
     options = _parser().parse_args(given)
     try:
         code: int = asyncio.run(options.command(options))
@@ -77,13 +88,14 @@ def _parser() -> argparse.ArgumentParser:
         required=True, metavar="COMMAND"
     )
     added = add("add", _pool_add, "add a pool, or change one", pool)
-    added.add_argument("name", help="what to call it")
-    added.add_argument("address", help="such as 127.0.0.1:7443, or unix:/run/nbgpu.sock")
+    add_invitation_arguments(added)
     add("list", _pool_list, "the pools that there are, and whether they answer", pool)
     add("test", _pool_test, "whether a pool answers", pool).add_argument("name", help="of the pool")
     add("remove", _pool_remove, "remove a pool; its sessions go on", pool).add_argument("name", help="of the pool")
     agent = commands.add_parser("agent", help="this machine's agent").add_subparsers(required=True, metavar="COMMAND")
     agent.add_parser("serve", help="run an agent here, until it is stopped", add_help=False)
+    for name, text in _OWNERS_COMMANDS.items():
+        agent.add_parser(name, help=text, add_help=False)
     add("start", _agent_start, "start this machine's agent in the background, if it does not run", agent)
     add("status", _agent_status, "whether this machine's agent runs", agent)
     stop = add("stop", _agent_stop, "end this machine's agent", agent)
@@ -98,9 +110,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _serve(arguments: list[str]) -> int:
-    """Becomes the agent, which is a program of its own; its options are documented by `--help`."""
-    command = [sys.executable, "-m", "nbgpu_agent", *arguments]
+def _become(module: str, arguments: list[str]) -> int:
+    """Becomes a program of the agent's, which documents its options by `--help`."""
+    command = [sys.executable, "-m", module, *arguments]
     if sys.platform != "win32":
         os.execv(sys.executable, command)
     return subprocess.call(command)
@@ -159,8 +171,12 @@ async def _stacks(options: argparse.Namespace) -> int:
 
 
 async def _pool_add(options: argparse.Namespace) -> int:
-    token = os.environ.get(TOKEN_VARIABLE) or _ask_token()
-    pool = ConfiguredPool(options.name, options.address, token)
+    if is_tls(options.address) or options.code or options.pin:
+        pool = await pair(
+            Invitation(options.name, options.address, options.pin, options.code, options.client_certificate)
+        )
+    else:
+        pool = ConfiguredPool(options.name, options.address, os.environ.get(TOKEN_VARIABLE) or _ask_token())
     add_pool(pool)
     print(f"added {pool.name}; its token is in {pools_file()}, which is yours alone to read")
     try:
@@ -200,7 +216,7 @@ def _ask_token() -> str:
 
 
 async def _answer(pool: ConfiguredPool) -> str:
-    async with Pool(pool.address, pool.token) as connection:
+    async with Pool(pool.address, pool.token, pool.trust()) as connection:
         answer = await connection.handshake()
         began_s = time.perf_counter()
         offers = await connection.list_offers()

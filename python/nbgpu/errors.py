@@ -218,6 +218,8 @@ _BY_REASON: dict[int, type[Error]] = {
     pool_pb2.ENVIRONMENT_IMPOSSIBLE: EnvironmentImpossibleError,
     pool_pb2.BUILD_FAILED: BuildFailedError,
     pool_pb2.DISK_FULL: DiskFullError,
+    pool_pb2.TOO_MANY_ATTEMPTS: AuthenticationError,
+    pool_pb2.CODE_REFUSED: AuthenticationError,
 }
 
 # Without an agent's reason a status is gRPC's own. INTERNAL is what a write ends with that a cut interrupts.

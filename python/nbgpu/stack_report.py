@@ -18,6 +18,8 @@ NameOf = Callable[[str], "str | None"]
 _CELL_BEGINS = re.compile(r"[/\\]IPython[/\\]core[/\\]interactiveshell\.py$")
 _OWN = re.compile(r"[/\\]nbgpu_kernel[/\\]")
 _CALLS = re.compile(r"[/\\]nbgpu_kernel[/\\]ranks[/\\]calls\.py$")
+_CELLS_OF_RANKS = re.compile(r"[/\\]nbgpu_kernel[/\\]ranks[/\\]spmd\.py$")
+_RESIDENT = re.compile(r"[/\\]nbgpu_kernel[/\\]ranks[/\\]resident\.py$")
 _PLUMBING = re.compile(
     r"[/\\]lib(64)?[/\\]python3(\.\d+)?[/\\](?!site-packages|dist-packages)|^<frozen|[/\\]nbgpu_kernel[/\\]"
     r"|[/\\](site|dist)-packages[/\\](ipykernel|IPython|zmq|tornado|jupyter_client|traitlets|tqdm)[/\\]"
@@ -105,8 +107,7 @@ def read_whereabouts(process: session_pb2.ProcessStacks, *, show_all: bool = Fal
     if rank is None:
         frames, state = _of_kernel(main)
     else:
-        frames = main_thread(process.dump) or _without_own(main)
-        state = _state_of_rank(frames)
+        frames, state = _of_rank(main, process.dump)
     rest = everything[:-1]
     shown = rest if show_all else [each for each in rest if not all(_PLUMBING.search(frame.file) for frame in each)]
     return Whereabouts(
@@ -152,7 +153,8 @@ def _of_kernel(main: Sequence[Frame]) -> tuple[list[Frame], str]:
     """Returns the frames of the cell that runs, and what the kernel does."""
     begins = next((at for at, frame in enumerate(main) if _CELL_BEGINS.search(frame.file)), None)
     if begins is None:
-        return [], "runs no code of yours now"
+        is_ahead = any(_CELLS_OF_RANKS.search(frame.file) for frame in main)
+        return [], "waits for the other ranks of its cell" if is_ahead else "runs no code of yours now"
     frames = list(main[:begins])
     if any(_CALLS.search(frame.file) for frame in frames):
         own = _without_own(frames)
@@ -163,6 +165,18 @@ def _of_kernel(main: Sequence[Frame]) -> tuple[list[Frame], str]:
     if name and name != "backward":
         return _without_own(frames), f"waits in {name}"
     return _without_own(frames), "runs a cell"
+
+
+def _of_rank(main: Sequence[Frame], dump: str) -> tuple[list[Frame], str]:
+    """Returns the frames of what a rank runs, and what it does."""
+    if any(_RESIDENT.search(frame.file) for frame in main):  # it stays, and runs cells
+        begins = next((at for at, frame in enumerate(main) if _CELL_BEGINS.search(frame.file)), None)
+        if begins is None:
+            return [], "run{s} no code of yours now"
+        frames = _without_own(main[:begins])
+    else:
+        frames = main_thread(dump) or _without_own(main)
+    return frames, _state_of_rank(frames)
 
 
 def _without_own(frames: Sequence[Frame]) -> list[Frame]:

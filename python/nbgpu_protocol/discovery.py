@@ -16,6 +16,10 @@ START_LOCK_FILE = "start.lock"
 RUN_LOCK_FILE = "agent.lock"
 """Held (flock) by the agent for as long as it runs, so that a stale `agent.json` is recognised."""
 LOG_FILE = "agent.log"
+TLS_NAME = "nbgpu-agent"
+"""The name in the certificate of every agent that listens with TLS. Who is meant is what the client's pin says."""
+TLS_SCHEME = "grpcs://"
+"""Before host and port in the address of an agent that listens with TLS."""
 
 
 @dataclass(frozen=True)

@@ -160,3 +160,32 @@ def test_a_cell_that_takes_longer_than_it_may(notebook: NotebookKernel) -> None:
     assert notebook.run("%%gpu --timeout 1h --no-sync\nprint(kept)").text() == "5\n"
     (error,) = notebook.run("%%gpu --timeout soon\npass").errors
     assert error["evalue"].startswith("--timeout is a time above 0, not 'soon'")
+
+
+SPMD = """
+%%gpu --spmd
+import os, time
+import torch, torch.distributed as dist
+def reach(gate):
+    while not os.path.exists(gate):
+        time.sleep(0.02)
+dist.init_process_group()
+if os.environ["RANK"] == "2":
+    reach(GATE)
+dist.barrier()
+"""
+
+
+def test_ranks_that_stay(notebook: NotebookKernel, tmp_path: Path, gate: Callable[[], None]) -> None:
+    cell = notebook.start(source(SPMD, tmp_path))
+    try:
+        text = stacks_with("rank 1 of 3 waits in barrier", "rank 2 of 3 is in reach")
+    finally:
+        gate()
+        cell = notebook.finish(cell)
+    assert not cell.errors
+    name = rf"Cell In\[{cell.execution_count}\]"
+    assert re.search(rf"{name}, line 9, in <module>\n +{name}, line 6, in reach", text), text
+    assert "interactiveshell" not in text
+    # Between two cells they are asked as well.
+    assert "ranks 1-2 of 3 run no code of yours now" in command("stacks", session_id())

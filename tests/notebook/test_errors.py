@@ -102,6 +102,8 @@ REASONS = {
     "ENVIRONMENT_IMPOSSIBLE": (18, errors.EnvironmentImpossibleError),
     "BUILD_FAILED": (19, errors.BuildFailedError),
     "DISK_FULL": (20, errors.DiskFullError),
+    "TOO_MANY_ATTEMPTS": (70, errors.AuthenticationError),
+    "CODE_REFUSED": (71, errors.AuthenticationError),
 }
 """Frozen: agents and clients of other versions go by the numbers. A new reason is added here, none is changed."""
 

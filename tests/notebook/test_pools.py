@@ -13,6 +13,7 @@ import pytest
 from fakes import pool as fake
 from nbgpu import errors
 from nbgpu.cli import main
+from nbgpu.client.pairing import read_invitation
 from nbgpu.client.pool_choice import Fit, choose_pool, fit
 from nbgpu.client.pools import (
     ConfiguredPool,
@@ -25,6 +26,8 @@ from nbgpu.client.pools import (
     read_pools,
     remove_pool,
 )
+from nbgpu.client.trust import UntrustedAgentError
+from nbgpu.server.pool_calls import read_candidate
 from nbgpu.spec import parse_spec
 from nbgpu_protocol.v1 import pool_pb2
 
@@ -221,6 +224,58 @@ def test_a_spec_goes_to_the_first_pool_that_could_grant_it_now_else_ever() -> No
     assert choose_pool(parse_spec("A10"), offers) == "second"
     assert choose_pool(parse_spec("B200"), offers) is None
     assert choose_pool(parse_spec("H100"), {}) is None
+
+
+# -- The line that an agent on a network prints
+
+LINE = f"nbgpu pool add lab grpcs://gpu.lab:7443 --pin sha256:{'a' * 64} --code ABCD-EFGH-JKLM-NPQR"
+
+
+@pytest.mark.parametrize("text", [LINE, f"  !{LINE}\n", f"{LINE} --client-certificate me.pem"])
+def test_the_line_of_an_invitation_is_read_whole(text: str) -> None:
+    read = read_invitation(text)
+    assert read is not None
+    assert (read.name, read.address, read.pin) == ("lab", "grpcs://gpu.lab:7443", f"sha256:{'a' * 64}")
+    assert read.code == "ABCD-EFGH-JKLM-NPQR"
+    assert read.code not in repr(read)
+    assert bool(read.client_certificate) is text.endswith("me.pem")
+
+
+@pytest.mark.parametrize("text", ["", "127.0.0.1:7443", "grpcs://gpu.lab:7443", "nbgpu pool list", "'"])
+def test_what_is_no_invitation_is_none(text: str) -> None:
+    assert read_invitation(text) is None
+
+
+def test_half_a_line_is_said_to_be_one() -> None:
+    with pytest.raises(PoolRefusedError, match="the line cannot be read"):
+        read_invitation("nbgpu pool add lab")
+
+
+def test_a_page_gives_a_line_or_the_fields() -> None:
+    for body in ({"address": LINE}, {"name": LINE}, {"name": "mine", "address": LINE}):
+        candidate = read_candidate(body)
+        assert candidate.name == body.get("name", "lab").replace(LINE, "lab")
+        assert (candidate.address, candidate.code) == ("grpcs://gpu.lab:7443", "ABCD-EFGH-JKLM-NPQR")
+        assert candidate.pairs
+    typed = read_candidate({"name": " a ", "address": "127.0.0.1:1", "token": "t"})
+    assert (typed.name, typed.address, typed.token, typed.pairs) == ("a", "127.0.0.1:1", "t", False)
+
+
+@pytest.mark.parametrize("authority", ["", "not a certificate"])
+def test_an_agent_on_a_network_is_no_pool_without_its_certificate(authority: str) -> None:
+    if authority:
+        with pytest.raises(UntrustedAgentError):
+            add_pool(ConfiguredPool("a", "grpcs://nowhere", "t", authority=authority))
+        return
+    with pytest.raises(UntrustedAgentError, match="needs the pin of its certificate"):
+        add_pool(ConfiguredPool("a", "grpcs://gpu.lab:7443", "t"))
+
+
+def test_a_file_of_an_earlier_version_is_read() -> None:
+    add_pool(LAB)
+    earlier = '{"pools": [{"name": "lab", "address": "127.0.0.1:7443", "token": "secret"}]}'
+    pools_file().write_text(earlier)
+    assert read_pools() == (LAB,)
 
 
 @pytest.fixture

@@ -337,7 +337,8 @@ def test_a_pool_is_tried_before_it_is_added(lab, feed, kernel_id):
     del feed.answers["POST", "pools"]
     dialog.get_by_role("button", name="Add").click()
     expect(dialog).to_have_count(0)
-    assert feed.asked[-1].body == {"name": "lab", "address": "127.0.0.1:7443", "token": "secret"}
+    pool = {"name": "lab", "address": "127.0.0.1:7443", "token": "secret", "pin": "", "code": ""}
+    assert feed.asked[-1].body == pool
 
 
 def test_pausing_holds_the_samples_back(lab, feed, kernel_id):

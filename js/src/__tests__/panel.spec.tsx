@@ -352,7 +352,9 @@ describe('GPUs', () => {
   });
 
   it('opens to show links, errors and processes', () => {
-    const processes = [{ pid: 42, session_id: 's1', memory_bytes: 2 ** 30, name: 'python' }];
+    const processes = [
+      { pid: 42, session_id: 's1', memory_bytes: 2 ** 30, name: 'python', other_user: false }
+    ];
     const section = showGpus([accelerator()], sample({ processes }));
     const row = within(section).getByRole('button', { name: /^GPU 0, H100: 94% busy/ });
     expect(row.getAttribute('aria-expanded')).toBe('false');

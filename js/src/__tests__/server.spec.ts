@@ -41,7 +41,7 @@ describe('Server', () => {
     await server.close('s1');
     await server.withdraw('r1');
     await server.retry(null);
-    await server.addPool({ name: 'lab', address: 'a:1', token: 't' });
+    await server.addPool({ name: 'lab', address: 'a:1', token: 't', pin: '', code: '' });
     await server.removePool('my lab');
     expect(asked).toEqual([
       { method: 'POST', path: 'sessions/s%2F1/interrupt', body: {} },
@@ -50,7 +50,11 @@ describe('Server', () => {
       { method: 'DELETE', path: 'sessions/s1', body: null },
       { method: 'DELETE', path: 'requests/r1', body: null },
       { method: 'POST', path: 'retry', body: { pool: null } },
-      { method: 'POST', path: 'pools', body: { name: 'lab', address: 'a:1', token: 't' } },
+      {
+        method: 'POST',
+        path: 'pools',
+        body: { name: 'lab', address: 'a:1', token: 't', pin: '', code: '' }
+      },
       { method: 'DELETE', path: 'pools/my%20lab', body: null }
     ]);
   });

@@ -231,12 +231,14 @@ describe('samples', () => {
 
   it('names the session of a process, and says so where it has none', () => {
     const processes = [
-      { pid: 42, session_id: 's1', memory_bytes: 3 * GIB, name: 'python' },
-      { pid: 43, session_id: null, memory_bytes: null, name: null }
+      { pid: 42, session_id: 's1', memory_bytes: 3 * GIB, name: 'python', other_user: false },
+      { pid: 43, session_id: null, memory_bytes: null, name: null, other_user: false },
+      { pid: 0, session_id: null, memory_bytes: 2 * GIB, name: null, other_user: true }
     ];
     expect(describeProcesses(sample({ processes }), [session()])).toEqual([
       'digits.ipynb: python (42), 3.0 GiB',
-      'no session: process (43)'
+      'no session: process (43)',
+      'another user, 2.0 GiB'
     ]);
   });
 });

@@ -1,4 +1,7 @@
-/** The dialog that adds a pool: name, address and token, with a trial before anything is kept. */
+/**
+ * The dialog that adds a pool: name, address and token, or the line that an agent on a network prints, with a trial
+ * before anything is kept.
+ */
 
 import { Dialog, ReactWidget } from '@jupyterlab/apputils';
 import * as React from 'react';
@@ -8,7 +11,7 @@ import type { IPoolTrial, IProblem } from '../state';
 import { asSentence } from '../words/sentences';
 import { Hint, TextButton } from './elements';
 
-const EMPTY: IPoolAddress = { name: '', address: '', token: '' };
+const EMPTY: IPoolAddress = { name: '', address: '', token: '', pin: '', code: '' };
 
 /** Asks for a pool and adds it; what was typed is kept while the server refuses it. */
 export async function addPool(server: Server): Promise<void> {
@@ -79,6 +82,8 @@ export function PoolFields(props: {
   const [trial, setTrial] = React.useState<IPoolTrial | 'running' | null>(
     refusal === null ? null : { ...refusal, ok: false, latency_ms: null, node: null }
   );
+  const isOnNetwork = value.address.trim().startsWith('grpcs://');
+  const isLine = /^!?\s*nbgpu\s+pool\s+add\s/.test(value.address.trim());
   const edit = (fields: Partial<IPoolAddress>) => {
     const edited = { ...value, ...fields };
     setValue(edited);
@@ -108,20 +113,42 @@ export function PoolFields(props: {
       <Field
         label="Address"
         value={value.address}
-        placeholder="127.0.0.1:7443"
+        placeholder="grpcs://gpu.lab:7443, or the whole line that its owner gave you"
         onChange={address => {
           edit({ address });
         }}
       />
-      <Field
-        label="Token"
-        type="password"
-        value={value.token}
-        placeholder=""
-        onChange={token => {
-          edit({ token });
-        }}
-      />
+      {isOnNetwork && (
+        <>
+          <Field
+            label="Pin"
+            value={value.pin}
+            placeholder="sha256:…"
+            onChange={pin => {
+              edit({ pin });
+            }}
+          />
+          <Field
+            label="Code"
+            value={value.code}
+            placeholder="ABCD-EFGH-JKLM-NPQR"
+            onChange={code => {
+              edit({ code });
+            }}
+          />
+        </>
+      )}
+      {!isOnNetwork && !isLine && (
+        <Field
+          label="Token"
+          type="password"
+          value={value.token}
+          placeholder=""
+          onChange={token => {
+            edit({ token });
+          }}
+        />
+      )}
       <div className="nbgpu-PoolForm-trial">
         <TextButton
           label="Test"

@@ -105,12 +105,15 @@ function ecc({ ecc_errors_corrected, ecc_errors_uncorrected }: ISample): string 
     : `${ecc_errors_corrected ?? UNKNOWN} corrected, ${ecc_errors_uncorrected ?? UNKNOWN} not`;
 }
 
-/** "digits.ipynb: python (4211), 3.2 GiB", one a process; of others than our sessions: "not a session of yours". */
+/** "digits.ipynb: python (4211), 3.2 GiB", one a process; of another user's only the memory. */
 export function describeProcesses(sample: ISample, sessions: readonly ISession[]): string[] {
   return sample.processes.map(process => {
+    const memory = process.memory_bytes === null ? '' : `, ${formatBytes(process.memory_bytes)}`;
+    if (process.other_user) {
+      return `another user${memory}`;
+    }
     const session = sessions.find(({ id }) => id === process.session_id);
     const owner = session === undefined ? 'no session' : (session.notebook_name ?? 'a session');
-    const memory = process.memory_bytes === null ? '' : `, ${formatBytes(process.memory_bytes)}`;
     return `${owner}: ${process.name ?? 'process'} (${process.pid})${memory}`;
   });
 }

@@ -17,6 +17,8 @@ from nbgpu_agent.model import (
     Lease,
     Node,
     Offer,
+    OthersProcess,
+    OthersSample,
     Phase,
     Sample,
     SessionInfo,
@@ -68,13 +70,16 @@ def node_message(node: Node) -> pool_pb2.Node:
     )
 
 
-def accelerator_message(accelerator: Accelerator, node: Node, session_id: str | None) -> pool_pb2.Accelerator:
+def accelerator_message(
+    accelerator: Accelerator, node: Node, session_id: str | None, *, other_user: bool = False
+) -> pool_pb2.Accelerator:
     """Returns the message.
 
     Args:
         accelerator: What to tell of.
         node: The node that it is in.
-        session_id: The session that holds it; None where it is free, or shared.
+        session_id: The session that holds it; None where it is free, shared, or another user's.
+        other_user: Whether a session of another user than who is told of it holds it.
     """
     return pool_pb2.Accelerator(
         id=accelerator.id,
@@ -87,6 +92,7 @@ def accelerator_message(accelerator: Accelerator, node: Node, session_id: str | 
         node_id=node.id,
         session_id=session_id or "",
         parent_id=accelerator.parent_id,
+        other_user=other_user,
     )
 
 
@@ -229,6 +235,7 @@ def sample_message(sample: Sample) -> pool_pb2.Sample:
         ecc_errors_uncorrected=sample.ecc_errors_uncorrected,
         xid=_xid_message(sample.xid) if sample.xid is not None else None,
         processes=[_process_message(each) for each in sample.processes],
+        other_user=isinstance(sample, OthersSample),
     )
 
 
@@ -238,7 +245,11 @@ def _xid_message(xid: Xid) -> pool_pb2.Xid:
 
 def _process_message(process: AcceleratorProcess) -> pool_pb2.AcceleratorProcess:
     return pool_pb2.AcceleratorProcess(
-        pid=process.pid, session_id=process.session_id or "", memory_bytes=process.memory_bytes, name=process.name
+        pid=process.pid,
+        session_id=process.session_id or "",
+        memory_bytes=process.memory_bytes,
+        name=process.name,
+        other_user=isinstance(process, OthersProcess),
     )
 
 

@@ -14,6 +14,7 @@ import grpc.aio
 from nbgpu_agent.environments.plan import Action, Plan
 from nbgpu_agent.environments.progress import Progress
 from nbgpu_agent.errors import InvalidRequestError, NotServedError
+from nbgpu_agent.ownership import OwnSessions
 from nbgpu_agent.registry import environment_in_progress
 from nbgpu_agent.service.translated_errors import translated
 from nbgpu_protocol.v1 import environment_pb2, environment_pb2_grpc
@@ -47,7 +48,7 @@ class EnvironmentService(environment_pb2_grpc.EnvironmentServicer):
     """
 
     def __init__(self, registry: SessionRegistry | None, environments: SessionEnvironments | None) -> None:
-        self._registry = registry
+        self._registry = OwnSessions(registry) if registry is not None else None
         self._environments = environments
 
     @translated

@@ -20,7 +20,9 @@ from nbgpu_agent.errors import (
     NotServedError,
     VersionMismatchError,
 )
+from nbgpu_agent.identity.caller import current_caller
 from nbgpu_agent.model import Node, SessionRequest
+from nbgpu_agent.ownership import OwnSessions
 from nbgpu_agent.prices import PriceList
 from nbgpu_agent.registry import SessionRegistry
 from nbgpu_agent.sampling import KEPT_S, Sampler
@@ -75,7 +77,7 @@ class PoolService(pool_pb2_grpc.PoolServicer):
         self._identity = identity
         self.node = identity.node
         self.prices = identity.prices
-        self._registry = registry
+        self._registry = OwnSessions(registry)
         self._sampler = sampler
         self.latest_samples = sampler.latest
         self._shut_down = shut_down
@@ -86,6 +88,7 @@ class PoolService(pool_pb2_grpc.PoolServicer):
     ) -> pool_pb2.HandshakeResponse:
         with self._registry.in_use():
             check_version(request.protocol_version, request.client_version, self._identity)
+            caller = current_caller()
             return pool_pb2.HandshakeResponse(
                 protocol_version=VERSION,
                 agent_version=self._identity.version,
@@ -93,6 +96,8 @@ class PoolService(pool_pb2_grpc.PoolServicer):
                 capabilities=(*CAPABILITIES, ENVIRONMENTS_CAPABILITY) if self._identity.environments else CAPABILITIES,
                 embedded=self._identity.embedded,
                 pid=os.getpid(),
+                user=caller.user,
+                administrator=caller.administrator,
             )
 
     @translated
@@ -178,13 +183,13 @@ class PoolService(pool_pb2_grpc.PoolServicer):
             )
             async with contextlib.aclosing(batches):
                 async for batch in batches:
-                    await context.write(sample_batch_message(batch))
+                    await context.write(sample_batch_message(self._registry.samples(batch)))
 
     @translated
     async def Shutdown(  # noqa: N802
         self, request: pool_pb2.ShutdownRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pool_pb2.ShutdownResponse:
-        if not context.peer().startswith("unix:"):
+        if not context.peer().startswith("unix:") or not current_caller().administrator:
             raise NotServedError(
                 "an agent is ended over its own Unix socket only", "end its process with SIGTERM on its machine"
             )
@@ -197,7 +202,15 @@ class PoolService(pool_pb2_grpc.PoolServicer):
         ledger, holders = self._registry.ledger, self._registry.holders()
         return pool_pb2.PoolState(
             offers=[offer_message(offer, self.node, self.prices) for offer in ledger.offers()],
-            accelerators=[accelerator_message(each, self.node, holders.get(each.id)) for each in ledger.accelerators],
+            accelerators=[
+                accelerator_message(
+                    each,
+                    self.node,
+                    holders.get(each.id),
+                    other_user=each.id in holders and holders[each.id] is None,
+                )
+                for each in ledger.accelerators
+            ],
             sessions=self._sessions(),
             node=node_message(self.node),
             time_unix_s=self._registry.now(),

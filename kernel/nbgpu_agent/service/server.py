@@ -3,48 +3,56 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+import time
+from typing import TYPE_CHECKING
 
 import grpc
 import grpc.aio
+from grpc_health.v1 import health_pb2_grpc
 
 from nbgpu_agent.errors import AddressRefusedError
+from nbgpu_agent.identity.attempts import Attempts
 from nbgpu_agent.listening import ListenAddress
-from nbgpu_agent.service.authentication import TokenInterceptor
+from nbgpu_agent.service.authentication import IdentityInterceptor
 from nbgpu_agent.service.environment import EnvironmentService
+from nbgpu_agent.service.health import HealthService
+from nbgpu_agent.service.identity import IdentityService
+from nbgpu_agent.service.limits import OPTIONS
 from nbgpu_agent.service.pool import PoolService
-from nbgpu_protocol.v1 import environment_pb2_grpc, pool_pb2_grpc
+from nbgpu_protocol.discovery import TLS_SCHEME
+from nbgpu_protocol.v1 import environment_pb2_grpc, identity_pb2_grpc, pool_pb2_grpc
 
 if TYPE_CHECKING:
     from nbgpu_agent.blobs import BlobStore
+    from nbgpu_agent.identity.users import UserStore
     from nbgpu_agent.registry import SessionRegistry
-
-OPTIONS: tuple[tuple[str, Any], ...] = (
-    ("grpc.so_reuseport", 0),  # two agents on one port would each get some of the connections
-    ("grpc.max_receive_message_length", 4 << 20),  # fragments and blobs come in pieces of 1 MiB
-    ("grpc.max_send_message_length", 16 << 20),
-    ("grpc.max_concurrent_streams", 1000),
-    # A client whose machine went away behind a tunnel is noticed within 50 s, and one may ask as often as every 5 s.
-    ("grpc.keepalive_time_ms", 30_000),
-    ("grpc.keepalive_timeout_ms", 20_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.max_pings_without_data", 0),
-    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
-)
 
 
 def make_server(
-    token: str, pool: PoolService, registry: SessionRegistry | None = None, blobs: BlobStore | None = None
+    token: str | None,
+    pool: PoolService,
+    registry: SessionRegistry | None = None,
+    blobs: BlobStore | None = None,
+    *,
+    users: UserStore | None = None,
+    certificates: bool = False,
 ) -> grpc.aio.Server:
     """Returns a server that is not started and has no address yet.
 
     Args:
-        token: Asked of every RPC.
+        token: The owner's; None: there are users only. One or a user's is asked of every RPC.
         pool: The Pool service.
         registry: Whose sessions the Session service serves; without it, and without blobs, there is no such service.
         blobs: Contents that clients put and get.
+        users: Who else than the owner has tokens.
+        certificates: Whether users have to show certificates of their own besides.
     """
-    server = grpc.aio.server(interceptors=[TokenInterceptor(token)], options=OPTIONS)
+    attempts = Attempts(time.monotonic)
+    interceptor = IdentityInterceptor(token, users, certificates=certificates, attempts=attempts)
+    server = grpc.aio.server(interceptors=[interceptor], options=OPTIONS)
+    identity = IdentityService(users, certificates=certificates, attempts=attempts)
+    identity_pb2_grpc.add_IdentityServicer_to_server(identity, server)
+    health_pb2_grpc.add_HealthServicer_to_server(HealthService(), server)
     pool_pb2_grpc.add_PoolServicer_to_server(pool, server)
     environments = registry.environments if registry is not None else None
     environment_pb2_grpc.add_EnvironmentServicer_to_server(EnvironmentService(registry, environments), server)
@@ -57,17 +65,25 @@ def make_server(
     return server
 
 
-def bind(server: grpc.aio.Server, address: ListenAddress) -> str:
+def bind(server: grpc.aio.Server, address: ListenAddress, credentials: grpc.ServerCredentials | None = None) -> str:
     """Puts the server on the address; returns the target by which clients reach it.
 
     A Unix socket is its owner's alone from the moment it is there.
+
+    Args:
+        server: That is not started yet.
+        address: Off this machine only with credentials.
+        credentials: For TLS; None: there is none.
 
     Raises:
         AddressRefusedError: The address is taken, or is not this machine's.
     """
     previous = os.umask(0o177)
     try:
-        port = server.add_insecure_port(address.target())
+        if credentials is not None:
+            port = server.add_secure_port(address.target(), credentials)
+        else:
+            port = server.add_insecure_port(address.target())
     except RuntimeError as error:
         raise AddressRefusedError(
             f"cannot listen on {address.target()}: it is in use, or is no address of this machine",
@@ -75,4 +91,4 @@ def bind(server: grpc.aio.Server, address: ListenAddress) -> str:
         ) from error
     finally:
         os.umask(previous)
-    return address.target(port)
+    return f"{TLS_SCHEME if credentials is not None else ''}{address.target(port)}"

@@ -26,6 +26,7 @@ from nbgpu_agent.journal import (
 )
 from nbgpu_agent.journal_reading import selected
 from nbgpu_agent.model import Node, Sample, SessionInfo
+from nbgpu_agent.ownership import OwnSessions
 from nbgpu_agent.prices import PriceList
 from nbgpu_agent.service.blobs import add_blob_handlers
 from nbgpu_agent.service.conversions import execution_message, kernel_exit_message, session_info_message
@@ -62,7 +63,7 @@ class SessionService(session_pb2_grpc.SessionServicer):
         prices: PriceList | None = None,
         latest_samples: Callable[[], Sequence[Sample]] = tuple,
     ) -> None:
-        self._registry = registry
+        self._registry = OwnSessions(registry)
         self._blobs = blobs
         self._node = node
         self._prices = prices or PriceList()
@@ -135,7 +136,7 @@ class SessionService(session_pb2_grpc.SessionServicer):
     async def Interrupt(  # noqa: N802
         self, request: session_pb2.InterruptRequest, context: Context
     ) -> session_pb2.InterruptResponse:
-        session = self._registry.get(request.session_id)
+        session = self._registry.managed(request.session_id)
         return session_pb2.InterruptResponse(
             delivered=await session.interrupt(request.request_id, escalate=request.escalate)
         )
@@ -144,7 +145,7 @@ class SessionService(session_pb2_grpc.SessionServicer):
     async def Restart(  # noqa: N802
         self, request: session_pb2.RestartRequest, context: Context
     ) -> session_pb2.RestartResponse:
-        session = self._registry.get(request.session_id)
+        session = self._registry.managed(request.session_id)
         await session.restart()
         return session_pb2.RestartResponse(session=self._info_message(session.info()))
 
@@ -153,7 +154,9 @@ class SessionService(session_pb2_grpc.SessionServicer):
         self, request: session_pb2.StacksRequest, context: Context
     ) -> session_pb2.StacksResponse:
         session = self._registry.get(request.session_id)
-        return stacks_message(await session.stacks(), held_samples(session.lease, self._latest_samples()))
+        return stacks_message(
+            await session.stacks(), held_samples(session.lease, self._registry.samples(self._latest_samples()))
+        )
 
     @translated
     async def ReadLog(  # noqa: N802

@@ -10,8 +10,10 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any, NoReturn, TypeVar
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from nbgpu_agent.errors import AgentError
+from nbgpu_agent.service.unreadable import refuse_unreadable, unreadable
 from nbgpu_protocol import ERROR_METADATA_KEY
 from nbgpu_protocol.v1 import pool_pb2
 
@@ -38,6 +40,8 @@ STATUS_OF_REASON: dict[pool_pb2.Reason, grpc.StatusCode] = {
     pool_pb2.ENVIRONMENT_IMPOSSIBLE: grpc.StatusCode.FAILED_PRECONDITION,
     pool_pb2.BUILD_FAILED: grpc.StatusCode.FAILED_PRECONDITION,
     pool_pb2.DISK_FULL: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    pool_pb2.TOO_MANY_ATTEMPTS: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    pool_pb2.CODE_REFUSED: grpc.StatusCode.PERMISSION_DENIED,
 }
 
 # All metadata of a response together must stay below gRPC's soft limit of 8 KiB, above which it may be refused; the
@@ -59,6 +63,7 @@ def translated(handler: Handler) -> Handler:
         @functools.wraps(handler)
         async def generate(*arguments: Any) -> AsyncIterator[Any]:
             try:
+                refuse_unreadable(arguments[-2])
                 async with contextlib.aclosing(handler(*arguments)) as responses:
                     async for response in responses:
                         yield response
@@ -70,6 +75,7 @@ def translated(handler: Handler) -> Handler:
     @functools.wraps(handler)
     async def call(*arguments: Any) -> Any:
         try:
+            refuse_unreadable(arguments[-2])
             return await handler(*arguments)
         except Exception as error:  # noqa: BLE001
             await _abort(arguments[-1], error)
@@ -104,6 +110,8 @@ async def abort_with(context: grpc.aio.ServicerContext[Any, Any], error: Excepti
 async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: Exception) -> None:
     if isinstance(error, grpc.aio.AbortError):
         raise error  # the handler aborted by itself
+    if isinstance(error, DecodeError):  # of a stream of requests
+        error = unreadable()
     if context.done():
         if not isinstance(error, AgentError):
             logger.debug("a handler failed after its client had gone", exc_info=error)

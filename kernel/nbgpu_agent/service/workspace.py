@@ -11,6 +11,7 @@ import grpc
 import grpc.aio
 
 from nbgpu_agent.errors import InvalidRequestError, NotServedError
+from nbgpu_agent.ownership import OwnSessions
 from nbgpu_agent.service.translated_errors import translated
 from nbgpu_agent.workspace.changes import Change, Outcome, Part, Result
 from nbgpu_agent.workspace.session_workspace import SessionWorkspace
@@ -39,7 +40,7 @@ class WorkspaceService(workspace_pb2_grpc.WorkspaceServicer):
     """Serves the folders of a registry's sessions, except of those that work in a folder of their client's."""
 
     def __init__(self, registry: SessionRegistry, blobs: BlobStore) -> None:
-        self._registry = registry
+        self._registry = OwnSessions(registry)
         self._blobs = blobs
         self._workspaces: weakref.WeakKeyDictionary[Session, SessionWorkspace] = weakref.WeakKeyDictionary()
 

@@ -28,7 +28,7 @@ from nbgpu_kernel.ranks.cell_watch import TICK_S, CellWatch, Measure, Step
 from nbgpu_kernel.ranks.channel import Channel, open_channel
 from nbgpu_kernel.ranks.log_keeping import CHUNK_BYTES, LogKeeper, open_pipe
 from nbgpu_kernel.ranks.memory_events import killed_between, read_memory_kills
-from nbgpu_kernel.ranks.processes import end_marked, exit_of, signal_group, signal_process
+from nbgpu_kernel.ranks.processes import end_marked, exit_of, read_starts, signal_group, signal_process
 from nbgpu_kernel.ranks.rendezvous import Rendezvous
 from nbgpu_kernel.ranks.resident import run_resident
 from nbgpu_kernel.ranks.resident_shell import is_callers, make_shell
@@ -105,6 +105,8 @@ class _Launcher:
         self._selector = selectors.DefaultSelector()
         self._logs = LogKeeper(self._folder, self._selector)
         self._ranks: dict[int, _Rank] = {}
+        self._leaders: dict[int, int] = {}
+        """The process ids of all ranks that there were, each with its start."""
         self._ended: list[dict[str, Any]] = []
         """How ranks ended of which the kernel has not been told."""
         self._cell: _Cell | None = None
@@ -141,7 +143,7 @@ class _Launcher:
             signal_group(rank.pid, signal.SIGKILL)
         forget_group(self._start.whereabouts, self._call_id)
         self._rendezvous.end()
-        end_marked(self._call_id)
+        end_marked(self._call_id, self._leaders)
         self._folder.remove_scratch()
         self._folder.remove()
 
@@ -271,7 +273,9 @@ class _Launcher:
 
     def _write_ranks(self) -> None:
         """Leaves word of those that live, for the kernel and for whoever wants to know where they are."""
+        self._leaders |= read_starts(rank.pid for rank in self._ranks.values())
         with contextlib.suppress(FileNotFoundError):  # the session is gone, and the folder with it
+            self._folder.write_leaders(self._leaders)
             write_json(self._folder.path / RANKS_FILE, {number: rank.pid for number, rank in self._ranks.items()})
         processes = {
             number: RankProcess(number, rank.pid, str(self._folder.stacks(number)))

@@ -183,7 +183,7 @@ class Residents:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        end_marked(self.id)
+        end_marked(self.id, self._folder.read_leaders())
         whereabouts.forget_group(whereabouts.folder(), self.id)  # where the launcher was killed
         self._folder.remove_scratch()
         shutil.rmtree(self._folder.path, ignore_errors=True)

@@ -86,7 +86,7 @@ class SessionValues:
     Args:
         namespace: The cells' globals.
         hidden: Names in it that are IPython's own.
-        blobs: The node's store; None where there is none.
+        blobs: The user's store on the node; None where there is none, or none yet.
     """
 
     def __init__(self, namespace: dict[str, Any], hidden: Mapping[str, Any], blobs: BlobFiles | None) -> None:
@@ -102,6 +102,10 @@ class SessionValues:
         """Digests of the definitions that each client has; the client that was here last is the last."""
         self._notebooks: dict[str, str] = {}
         """The client that is each notebook's, as far as they have one."""
+
+    def use_blobs(self, blobs: BlobFiles) -> None:
+        """Takes large values from this store, and puts them there, from now on."""
+        self._blobs = blobs
 
     @property
     def definitions(self) -> Definitions:

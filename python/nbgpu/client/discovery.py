@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nbgpu import errors
 from nbgpu.client.embedded import ensure_agent, find_agent, has_ended
 from nbgpu.client.pool import Pool
 from nbgpu.client.pools import THIS_MACHINE, find_pool
+from nbgpu.client.trust import Trust, fetch_trust, is_tls
 
 ADDRESS_VARIABLE = "NBGPU_AGENT_ADDRESS"
 TOKEN_VARIABLE = "NBGPU_AGENT_TOKEN"
+PIN_VARIABLE = "NBGPU_AGENT_PIN"
+"""Of an agent with TLS, whose address begins with `grpcs://`."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,8 @@ class PoolAddress:
     token: str
     agent_pid: int | None = None
     """Of an agent on this machine; None elsewhere."""
+    trust: Trust | None = None
+    """By what an agent with TLS is recognised."""
 
     @property
     def is_embedded(self) -> bool:
@@ -50,6 +56,19 @@ def configured_address() -> PoolAddress | None:
     return PoolAddress(address, token)
 
 
+async def _recognised(address: PoolAddress) -> PoolAddress:
+    """Returns an address of the environment's with what its TLS needs, which NBGPU_AGENT_PIN says.
+
+    Raises:
+        UntrustedAgentError: There is no pin, or the agent shows another certificate.
+        AgentUnreachableError: It does not answer.
+    """
+    if not is_tls(address.address):
+        return address
+    trust = await asyncio.to_thread(fetch_trust, address.address, os.environ.get(PIN_VARIABLE, ""))
+    return replace(address, trust=trust)
+
+
 async def find_address(*, start: bool, on_progress: Callable[[str], None] | None = None) -> PoolAddress | None:
     """Returns the pool to use.
 
@@ -59,7 +78,7 @@ async def find_address(*, start: bool, on_progress: Callable[[str], None] | None
     """
     configured = configured_address()
     if configured is not None:
-        return configured
+        return await _recognised(configured)
     record = await ensure_agent(on_progress=on_progress) if start else await find_agent()
     return PoolAddress(record.address, record.token, record.pid) if record else None
 
@@ -88,10 +107,10 @@ async def connect(
         address = await find_address(start=start, on_progress=on_progress)
     else:
         configured = find_pool(pool_name)
-        address = PoolAddress(configured.address, configured.token)
+        address = PoolAddress(configured.address, configured.token, trust=configured.trust())
     if address is None:
         raise errors.AgentUnreachableError("no agent runs on this machine", "the first `%%gpu` cell starts one")
-    pool = Pool(address.address, address.token)
+    pool = Pool(address.address, address.token, address.trust)
     try:
         await pool.handshake()
     except BaseException:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from types import TracebackType
 from typing import Any
@@ -10,8 +11,10 @@ import grpc.aio
 
 import nbgpu
 from nbgpu import errors
+from nbgpu.client.trust import TLS_OPTIONS, Trust, UntrustedAgentError, fetch_trust, is_tls
 from nbgpu.errors import translated
 from nbgpu_protocol import VERSION, blobs
+from nbgpu_protocol.discovery import TLS_SCHEME
 from nbgpu_protocol.v1 import environment_pb2_grpc, pool_pb2, pool_pb2_grpc, session_pb2, session_pb2_grpc
 
 DEADLINE_S = 10.0
@@ -36,17 +39,25 @@ class Pool:
     """A connection to one agent, usable on the event loop on which it was made.
 
     Args:
-        address: gRPC target: `unix:/path` or `127.0.0.1:port`.
-        token: The agent's token; sent with every call.
+        address: `unix:/path`, `127.0.0.1:port`, or `grpcs://host:port`.
+        token: Sent with every call.
+        trust: By what an agent with TLS is recognised.
 
     Raises:
-        NotOfferedError: The address is neither a Unix socket nor on loopback.
+        NotOfferedError: The address is neither a Unix socket nor on loopback, and has no TLS.
+        UntrustedAgentError: It has, and there is no trust, or a client certificate that cannot be read.
     """
 
-    def __init__(self, address: str, token: str) -> None:
-        refuse_open_network(address)
+    def __init__(self, address: str, token: str, trust: Trust | None = None) -> None:
+        refuse_open_network(address, trust)
         self.address = address
-        self._channel = grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS)
+        self._trust = trust
+        if is_tls(address) and trust is not None:
+            target = address.removeprefix(TLS_SCHEME)
+            options = [*_CHANNEL_OPTIONS[1:], *TLS_OPTIONS]
+            self._channel = grpc.aio.secure_channel(target, trust.credentials(), options=options)
+        else:
+            self._channel = grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS)
         self.metadata = (("authorization", f"Bearer {token}"),)
         self._pool = pool_pb2_grpc.PoolStub(self._channel)
         self.session = session_pb2_grpc.SessionStub(self._channel)
@@ -70,10 +81,16 @@ class Pool:
 
         Raises:
             VersionMismatchError: The agent speaks another version of the protocol.
+            UntrustedAgentError: It shows another certificate than the one it is recognised by.
         """
         request = pool_pb2.HandshakeRequest(protocol_version=VERSION, client_version=nbgpu.__version__)
-        with translated():
-            response: pool_pb2.HandshakeResponse = await self._pool.Handshake(request, **self._call(DEADLINE_S))
+        try:
+            with translated():
+                response: pool_pb2.HandshakeResponse = await self._pool.Handshake(request, **self._call(DEADLINE_S))
+        except errors.AgentUnreachableError:
+            if self._trust is not None:  # gRPC says of a certificate only that the connection failed
+                await asyncio.to_thread(fetch_trust, self.address, self._trust.pin)
+            raise
         self.capabilities = frozenset(response.capabilities)
         return response
 
@@ -244,15 +261,24 @@ class Pool:
         return {"metadata": self.metadata, "timeout": deadline_s}
 
 
-def refuse_open_network(address: str) -> None:
-    """Refuses an address on which a token would travel unencrypted.
+def refuse_open_network(address: str, trust: Trust | None = None) -> None:
+    """Refuses an address on which a token would travel unencrypted, or to nobody knows whom.
 
     Raises:
-        NotOfferedError: The address is neither a Unix socket nor on loopback.
+        NotOfferedError: The address is neither a Unix socket nor on loopback, and has no TLS.
+        UntrustedAgentError: It has, and there is no trust.
     """
+    if is_tls(address):
+        if trust is None:
+            raise UntrustedAgentError(
+                f"{address} needs the pin of its certificate",
+                "add it by the whole line that `nbgpu agent invite USER` printed on the agent's machine",
+            )
+        return
     host = address.rpartition(":")[0].strip("[]")
     if not address.startswith("unix:") and host not in ("127.0.0.1", "::1", "localhost"):
         raise errors.NotOfferedError(
-            f"{address} is neither a Unix socket nor on loopback, and this version has no TLS",
-            "reach the agent through an SSH tunnel: `ssh -L 7443:127.0.0.1:7443 HOST`, then use 127.0.0.1:7443",
+            f"{address} is neither a Unix socket nor on loopback, and has no TLS",
+            f"add {TLS_SCHEME}{address} by the line that `nbgpu agent invite USER` prints on its machine; or reach"
+            " the agent through an SSH tunnel: `ssh -L 7443:127.0.0.1:7443 HOST`, then use 127.0.0.1:7443",
         )

@@ -14,6 +14,7 @@ from jupyter_core.paths import jupyter_config_dir
 
 from nbgpu import errors
 from nbgpu.client.pool import refuse_open_network
+from nbgpu.client.trust import Trust, is_tls, split_host
 
 THIS_MACHINE = "this machine"
 """The name of the pool of this machine's own agent."""
@@ -28,8 +29,16 @@ class ConfiguredPool:
 
     name: str
     address: str
-    """gRPC target: `unix:/path` or `127.0.0.1:port`."""
+    """`unix:/path`, `127.0.0.1:port`, or `grpcs://host:port` of an agent on a network."""
     token: str = field(repr=False)
+    authority: str = field(default="", repr=False)
+    """The certificate, as PEM, by which an agent on a network is recognised."""
+    client_certificate: str = ""
+    """Path of a file with the client's own key and certificate; empty: the agent asks for none."""
+
+    def trust(self) -> Trust | None:
+        """Returns what its TLS connections need; None where there is no TLS."""
+        return Trust(self.authority, self.client_certificate) if is_tls(self.address) else None
 
 
 class NoSuchPoolError(errors.UserError):
@@ -153,23 +162,35 @@ def check_pool(pool: ConfiguredPool) -> None:
 
     Raises:
         PoolRefusedError: The name or the token cannot be one.
-        NotOfferedError: The address is neither a Unix socket nor on loopback.
+        NotOfferedError: The address is neither a Unix socket nor on loopback, and has no TLS.
+        UntrustedAgentError: It has TLS, and nothing says by what the agent is recognised.
     """
     for name, value in asdict(pool).items():
         if not isinstance(value, str):
             raise PoolRefusedError(f"the {name} of a pool is a text, not {value!r}")
-    if not pool.name.strip() or len(pool.name) > MAX_NAME_CHARACTERS or not pool.name.isprintable() or "/" in pool.name:
-        raise PoolRefusedError(
-            f"{pool.name[:MAX_NAME_CHARACTERS]!r} cannot be the name of a pool",
-            f"a name has 1 to {MAX_NAME_CHARACTERS} characters that can be printed, and no /",
-        )
-    if pool.name == THIS_MACHINE:
-        raise PoolRefusedError(f"{THIS_MACHINE!r} is this machine's own agent", "choose another name")
+    check_name(pool.name)
     if not pool.address.isprintable() or " " in pool.address or ":" not in pool.address:
         raise PoolRefusedError(f"{pool.address!r} is no address", "such as 127.0.0.1:7443 or unix:/run/nbgpu.sock")
-    refuse_open_network(pool.address)
+    if is_tls(pool.address):
+        split_host(pool.address)
+    refuse_open_network(pool.address, pool.trust() if pool.authority else None)
     if not pool.token or not pool.token.isascii() or not pool.token.isprintable():
         raise PoolRefusedError("that cannot be a token", "the agent prints its token when it starts")
+
+
+def check_name(name: str) -> None:
+    """Refuses what cannot be a pool's name.
+
+    Raises:
+        PoolRefusedError: It cannot.
+    """
+    if not name.strip() or len(name) > MAX_NAME_CHARACTERS or not name.isprintable() or "/" in name:
+        raise PoolRefusedError(
+            f"{name[:MAX_NAME_CHARACTERS]!r} cannot be the name of a pool",
+            f"a name has 1 to {MAX_NAME_CHARACTERS} characters that can be printed, and no /",
+        )
+    if name == THIS_MACHINE:
+        raise PoolRefusedError(f"{THIS_MACHINE!r} is this machine's own agent", "choose another name")
 
 
 @contextlib.contextmanager

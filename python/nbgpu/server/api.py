@@ -50,7 +50,12 @@ class AttachBody(TypedDict, total=False):
 class PoolBody(TypedDict, total=False):
     name: str
     address: str
+    """Or the whole line that `nbgpu agent invite` prints, which holds all the rest."""
     token: str
+    pin: str
+    """Of the agent's certificate; with `grpcs://`."""
+    code: str
+    """That is exchanged for a token; with `grpcs://`."""
 
 
 class RetryBody(TypedDict, total=False):

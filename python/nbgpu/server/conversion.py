@@ -114,6 +114,7 @@ def _process_view(process: pool_pb2.AcceleratorProcess) -> ProcessView:
         session_id=process.session_id or None,
         memory_bytes=_known(process, "memory_bytes", process.memory_bytes),
         name=process.name or None,
+        other_user=process.other_user,
     )
 
 

@@ -10,13 +10,17 @@ import asyncio
 import contextlib
 import re
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from nbgpu import errors
 from nbgpu.client import pools
 from nbgpu.client.discovery import connect
+from nbgpu.client.pairing import Invitation, pair, read_invitation
 from nbgpu.client.pool import Pool
 from nbgpu.client.pool_choice import Fit, choose_pool, fit
+from nbgpu.client.trust import UntrustedAgentError, fetch_trust, is_tls
 from nbgpu.server.conversion import PHASES, node_view, samples_text, state_view
 from nbgpu.server.problems import PoolLostError, RefusedError
 from nbgpu.server.thinning import Thinner
@@ -26,7 +30,12 @@ from nbgpu.stack_report import stacks_in_words
 from nbgpu_protocol.v1 import pool_pb2
 
 TEST_TIMEOUT_S = 8.0
-_INFRASTRUCTURE = (errors.AgentUnreachableError, errors.AuthenticationError, errors.VersionMismatchError)
+_INFRASTRUCTURE = (
+    errors.AgentUnreachableError,
+    errors.AuthenticationError,
+    errors.VersionMismatchError,
+    UntrustedAgentError,
+)
 _STATUSES: dict[type[errors.Error], int] = {
     errors.NoSuchSessionError: 404,
     pools.NoSuchPoolError: 404,
@@ -232,14 +241,54 @@ def configured_pools() -> tuple[pools.ConfiguredPool, ...]:
         return pools.read_pools()
 
 
-def add_pool(name: str, address: str, token: str) -> None:
-    """Adds a pool. Writes a file.
+@dataclass(frozen=True)
+class Candidate:
+    """A pool as a page names it, with a token, or with what one pairs by."""
+
+    name: str
+    address: str
+    token: str = field(repr=False)
+    pin: str = ""
+    code: str = field(default="", repr=False)
+    client_certificate: str = ""
+
+    @property
+    def pairs(self) -> bool:
+        return is_tls(self.address)
+
+    def invitation(self) -> Invitation:
+        return Invitation(self.name, self.address, self.pin, self.code, self.client_certificate)
+
+
+def read_candidate(body: Mapping[str, Any]) -> Candidate:
+    """Returns what was typed, or what the line says that was pasted in the place of the address, or of the name.
+
+    Raises:
+        RefusedError: Such a line cannot be understood.
+    """
+    typed = {key: str(value).strip() for key, value in body.items()}
+    name, address = typed.get("name", ""), typed.get("address", "")
+    with _translated():
+        line = read_invitation(address) or read_invitation(name)
+    if line is None:
+        return Candidate(name, address, typed.get("token", ""), typed.get("pin", ""), typed.get("code", ""))
+    own_name = name if name and read_invitation(name) is None else line.name
+    return Candidate(own_name, line.address, "", line.pin, line.code, line.client_certificate)
+
+
+async def add_pool(candidate: Candidate) -> None:
+    """Adds a pool, and pairs with its agent first where it has TLS. Writes a file.
 
     Raises:
         RefusedError: It cannot be one.
+        PoolLostError: It does not answer, or does not accept the code.
     """
     with _translated():
-        pools.add_pool(pools.ConfiguredPool(name, address, token))
+        if candidate.pairs:
+            pool = await pair(candidate.invitation())
+        else:
+            pool = pools.ConfiguredPool(candidate.name, candidate.address, candidate.token)
+        await asyncio.to_thread(pools.add_pool, pool)
 
 
 def remove_pool(name: str) -> None:
@@ -252,21 +301,24 @@ def remove_pool(name: str) -> None:
         pools.remove_pool(name)
 
 
-async def test_pool(name: str, address: str, token: str) -> PoolTestView:
-    """Tries to reach a pool, and says what came of it.
+async def test_pool(candidate: Candidate) -> PoolTestView:
+    """Tries to reach a pool, and says what came of it. A code is good for one use, and not used up by this.
 
     Args:
-        name: Of a pool that was added, where there is no address.
-        address: Of the pool.
-        token: Of the pool.
+        candidate: By its name a pool that was added, where there is no address.
     """
+    name, address = candidate.name, candidate.address
     try:
+        if candidate.pairs:
+            await asyncio.to_thread(fetch_trust, address, candidate.pin)
+            message = f"{address} shows the certificate of the pin; the code is tried when the pool is added"
+            return PoolTestView(ok=True, message=message, hint=None, latency_ms=None, node=None)
         if address:
-            pool = pools.ConfiguredPool(name or "a new pool", address, token)
+            pool = pools.ConfiguredPool(name or "a new pool", address, candidate.token)
             pools.check_pool(pool)
         else:
             pool = await asyncio.to_thread(pools.find_pool, name)
-        async with Pool(pool.address, pool.token) as tried:
+        async with Pool(pool.address, pool.token, pool.trust()) as tried:
             began_s = time.perf_counter()
             answer = await asyncio.wait_for(tried.handshake(), TEST_TIMEOUT_S)
             first_s = time.perf_counter() - began_s

@@ -47,14 +47,13 @@ class PoolsHandler(NbgpuHandler):
     @authenticated
     @authorized
     async def post(self) -> None:
-        body = self.body()
-        name, address, token = (body.get(key, "").strip() for key in ("name", "address", "token"))
-        if name == default_target().name:
-            raise RefusedError(f"{name!r} is the name of the default pool", "choose another name")
         await _import_calls()
         from nbgpu.server import pool_calls
 
-        await asyncio.to_thread(pool_calls.add_pool, name, address, token)
+        candidate = pool_calls.read_candidate(self.body())
+        if candidate.name == default_target().name:
+            raise RefusedError(f"{candidate.name!r} is the name of the default pool", "choose another name")
+        await pool_calls.add_pool(candidate)
         await self.hub.look_for_pools()
         self.set_status(204)
         self.finish()
@@ -74,12 +73,10 @@ class PoolTestHandler(NbgpuHandler):
     @authenticated
     @authorized
     async def post(self) -> None:
-        body = self.body()
         await _import_calls()
         from nbgpu.server import pool_calls
 
-        name, address, token = (body.get(key, "").strip() for key in ("name", "address", "token"))
-        self.finish(json.dumps(await pool_calls.test_pool(name, address, token)))
+        self.finish(json.dumps(await pool_calls.test_pool(pool_calls.read_candidate(self.body()))))
 
 
 class PoolHandler(NbgpuHandler):

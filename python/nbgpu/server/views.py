@@ -241,6 +241,8 @@ class ProcessView(TypedDict):
     session_id: str | None
     memory_bytes: int | None
     name: str | None
+    other_user: bool
+    """Of another user's session: only the memory is known."""
 
 
 class SampleView(TypedDict):

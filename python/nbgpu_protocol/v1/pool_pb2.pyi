@@ -30,6 +30,8 @@ class Reason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ENVIRONMENT_IMPOSSIBLE: _ClassVar[Reason]
     BUILD_FAILED: _ClassVar[Reason]
     DISK_FULL: _ClassVar[Reason]
+    TOO_MANY_ATTEMPTS: _ClassVar[Reason]
+    CODE_REFUSED: _ClassVar[Reason]
 
 class Phase(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -78,6 +80,8 @@ INTERPRETER_REFUSED: Reason
 ENVIRONMENT_IMPOSSIBLE: Reason
 BUILD_FAILED: Reason
 DISK_FULL: Reason
+TOO_MANY_ATTEMPTS: Reason
+CODE_REFUSED: Reason
 PHASE_UNSPECIFIED: Phase
 QUEUED: Phase
 PLACING: Phase
@@ -116,20 +120,24 @@ class HandshakeRequest(_message.Message):
     def __init__(self, protocol_version: _Optional[int] = ..., client_version: _Optional[str] = ...) -> None: ...
 
 class HandshakeResponse(_message.Message):
-    __slots__ = ("protocol_version", "agent_version", "node", "capabilities", "embedded", "pid")
+    __slots__ = ("protocol_version", "agent_version", "node", "capabilities", "embedded", "pid", "user", "administrator")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     AGENT_VERSION_FIELD_NUMBER: _ClassVar[int]
     NODE_FIELD_NUMBER: _ClassVar[int]
     CAPABILITIES_FIELD_NUMBER: _ClassVar[int]
     EMBEDDED_FIELD_NUMBER: _ClassVar[int]
     PID_FIELD_NUMBER: _ClassVar[int]
+    USER_FIELD_NUMBER: _ClassVar[int]
+    ADMINISTRATOR_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     agent_version: str
     node: Node
     capabilities: _containers.RepeatedScalarFieldContainer[str]
     embedded: bool
     pid: int
-    def __init__(self, protocol_version: _Optional[int] = ..., agent_version: _Optional[str] = ..., node: _Optional[_Union[Node, _Mapping]] = ..., capabilities: _Optional[_Iterable[str]] = ..., embedded: bool = ..., pid: _Optional[int] = ...) -> None: ...
+    user: str
+    administrator: bool
+    def __init__(self, protocol_version: _Optional[int] = ..., agent_version: _Optional[str] = ..., node: _Optional[_Union[Node, _Mapping]] = ..., capabilities: _Optional[_Iterable[str]] = ..., embedded: bool = ..., pid: _Optional[int] = ..., user: _Optional[str] = ..., administrator: bool = ...) -> None: ...
 
 class Node(_message.Message):
     __slots__ = ("id", "hostname", "platform", "cpu_count", "memory_bytes", "driver_version")
@@ -148,7 +156,7 @@ class Node(_message.Message):
     def __init__(self, id: _Optional[str] = ..., hostname: _Optional[str] = ..., platform: _Optional[str] = ..., cpu_count: _Optional[int] = ..., memory_bytes: _Optional[int] = ..., driver_version: _Optional[str] = ...) -> None: ...
 
 class Accelerator(_message.Message):
-    __slots__ = ("id", "index", "type", "product_name", "memory_bytes", "simulated", "shared", "node_id", "session_id", "parent_id")
+    __slots__ = ("id", "index", "type", "product_name", "memory_bytes", "simulated", "shared", "node_id", "session_id", "parent_id", "other_user")
     ID_FIELD_NUMBER: _ClassVar[int]
     INDEX_FIELD_NUMBER: _ClassVar[int]
     TYPE_FIELD_NUMBER: _ClassVar[int]
@@ -159,6 +167,7 @@ class Accelerator(_message.Message):
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     PARENT_ID_FIELD_NUMBER: _ClassVar[int]
+    OTHER_USER_FIELD_NUMBER: _ClassVar[int]
     id: str
     index: int
     type: str
@@ -169,7 +178,8 @@ class Accelerator(_message.Message):
     node_id: str
     session_id: str
     parent_id: str
-    def __init__(self, id: _Optional[str] = ..., index: _Optional[int] = ..., type: _Optional[str] = ..., product_name: _Optional[str] = ..., memory_bytes: _Optional[int] = ..., simulated: bool = ..., shared: bool = ..., node_id: _Optional[str] = ..., session_id: _Optional[str] = ..., parent_id: _Optional[str] = ...) -> None: ...
+    other_user: bool
+    def __init__(self, id: _Optional[str] = ..., index: _Optional[int] = ..., type: _Optional[str] = ..., product_name: _Optional[str] = ..., memory_bytes: _Optional[int] = ..., simulated: bool = ..., shared: bool = ..., node_id: _Optional[str] = ..., session_id: _Optional[str] = ..., parent_id: _Optional[str] = ..., other_user: bool = ...) -> None: ...
 
 class Offer(_message.Message):
     __slots__ = ("type", "memory_bytes", "total", "free", "queued", "simulated", "shared", "node_hostname", "price_per_hour", "currency")
@@ -548,7 +558,7 @@ class SampleBatch(_message.Message):
     def __init__(self, samples: _Optional[_Iterable[_Union[Sample, _Mapping]]] = ...) -> None: ...
 
 class Sample(_message.Message):
-    __slots__ = ("accelerator_id", "time_unix_s", "simulated", "utilisation_percent", "memory_used_bytes", "memory_total_bytes", "power_watts", "power_limit_watts", "temperature_celsius", "sm_clock_mhz", "memory_clock_mhz", "session_id", "pcie_tx_bytes_per_s", "pcie_rx_bytes_per_s", "nvlink_tx_bytes_per_s", "nvlink_rx_bytes_per_s", "throttle_reasons", "ecc_errors_corrected", "ecc_errors_uncorrected", "xid", "processes")
+    __slots__ = ("accelerator_id", "time_unix_s", "simulated", "utilisation_percent", "memory_used_bytes", "memory_total_bytes", "power_watts", "power_limit_watts", "temperature_celsius", "sm_clock_mhz", "memory_clock_mhz", "session_id", "pcie_tx_bytes_per_s", "pcie_rx_bytes_per_s", "nvlink_tx_bytes_per_s", "nvlink_rx_bytes_per_s", "throttle_reasons", "ecc_errors_corrected", "ecc_errors_uncorrected", "xid", "processes", "other_user")
     ACCELERATOR_ID_FIELD_NUMBER: _ClassVar[int]
     TIME_UNIX_S_FIELD_NUMBER: _ClassVar[int]
     SIMULATED_FIELD_NUMBER: _ClassVar[int]
@@ -570,6 +580,7 @@ class Sample(_message.Message):
     ECC_ERRORS_UNCORRECTED_FIELD_NUMBER: _ClassVar[int]
     XID_FIELD_NUMBER: _ClassVar[int]
     PROCESSES_FIELD_NUMBER: _ClassVar[int]
+    OTHER_USER_FIELD_NUMBER: _ClassVar[int]
     accelerator_id: str
     time_unix_s: float
     simulated: bool
@@ -591,7 +602,8 @@ class Sample(_message.Message):
     ecc_errors_uncorrected: int
     xid: Xid
     processes: _containers.RepeatedCompositeFieldContainer[AcceleratorProcess]
-    def __init__(self, accelerator_id: _Optional[str] = ..., time_unix_s: _Optional[float] = ..., simulated: bool = ..., utilisation_percent: _Optional[float] = ..., memory_used_bytes: _Optional[int] = ..., memory_total_bytes: _Optional[int] = ..., power_watts: _Optional[float] = ..., power_limit_watts: _Optional[float] = ..., temperature_celsius: _Optional[float] = ..., sm_clock_mhz: _Optional[int] = ..., memory_clock_mhz: _Optional[int] = ..., session_id: _Optional[str] = ..., pcie_tx_bytes_per_s: _Optional[float] = ..., pcie_rx_bytes_per_s: _Optional[float] = ..., nvlink_tx_bytes_per_s: _Optional[float] = ..., nvlink_rx_bytes_per_s: _Optional[float] = ..., throttle_reasons: _Optional[_Iterable[str]] = ..., ecc_errors_corrected: _Optional[int] = ..., ecc_errors_uncorrected: _Optional[int] = ..., xid: _Optional[_Union[Xid, _Mapping]] = ..., processes: _Optional[_Iterable[_Union[AcceleratorProcess, _Mapping]]] = ...) -> None: ...
+    other_user: bool
+    def __init__(self, accelerator_id: _Optional[str] = ..., time_unix_s: _Optional[float] = ..., simulated: bool = ..., utilisation_percent: _Optional[float] = ..., memory_used_bytes: _Optional[int] = ..., memory_total_bytes: _Optional[int] = ..., power_watts: _Optional[float] = ..., power_limit_watts: _Optional[float] = ..., temperature_celsius: _Optional[float] = ..., sm_clock_mhz: _Optional[int] = ..., memory_clock_mhz: _Optional[int] = ..., session_id: _Optional[str] = ..., pcie_tx_bytes_per_s: _Optional[float] = ..., pcie_rx_bytes_per_s: _Optional[float] = ..., nvlink_tx_bytes_per_s: _Optional[float] = ..., nvlink_rx_bytes_per_s: _Optional[float] = ..., throttle_reasons: _Optional[_Iterable[str]] = ..., ecc_errors_corrected: _Optional[int] = ..., ecc_errors_uncorrected: _Optional[int] = ..., xid: _Optional[_Union[Xid, _Mapping]] = ..., processes: _Optional[_Iterable[_Union[AcceleratorProcess, _Mapping]]] = ..., other_user: bool = ...) -> None: ...
 
 class Xid(_message.Message):
     __slots__ = ("code", "time_unix_s", "meaning")
@@ -604,16 +616,18 @@ class Xid(_message.Message):
     def __init__(self, code: _Optional[int] = ..., time_unix_s: _Optional[float] = ..., meaning: _Optional[str] = ...) -> None: ...
 
 class AcceleratorProcess(_message.Message):
-    __slots__ = ("pid", "session_id", "memory_bytes", "name")
+    __slots__ = ("pid", "session_id", "memory_bytes", "name", "other_user")
     PID_FIELD_NUMBER: _ClassVar[int]
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
+    OTHER_USER_FIELD_NUMBER: _ClassVar[int]
     pid: int
     session_id: str
     memory_bytes: int
     name: str
-    def __init__(self, pid: _Optional[int] = ..., session_id: _Optional[str] = ..., memory_bytes: _Optional[int] = ..., name: _Optional[str] = ...) -> None: ...
+    other_user: bool
+    def __init__(self, pid: _Optional[int] = ..., session_id: _Optional[str] = ..., memory_bytes: _Optional[int] = ..., name: _Optional[str] = ..., other_user: bool = ...) -> None: ...
 
 class ShutdownRequest(_message.Message):
     __slots__ = ("close_sessions", "keep_sessions")

@@ -134,5 +134,5 @@ def test_of_a_sample_zero_is_not_unknown():
     assert (one["utilisation_percent"], one["ecc_errors_corrected"], one["ecc_errors_uncorrected"]) == (0.0, 0, None)
     assert one["throttle_reasons"] == ["thermal limit"]
     assert one["xid"] == {"code": 79, "time_unix_s": 1.0, "meaning": "the GPU has fallen off the bus"}
-    assert one["processes"] == [{"pid": 7, "session_id": "s", "memory_bytes": 0, "name": None}]
+    assert one["processes"] == [{"pid": 7, "session_id": "s", "memory_bytes": 0, "name": None, "other_user": False}]
     assert (other["power_watts"], other["xid"], other["session_id"], other["processes"]) == (None, None, None, [])
