@@ -24,6 +24,7 @@ from nbgpu_agent.accounting.ledger import LEDGER_FILE, Ledger
 from nbgpu_agent.audit import AUDIT_FILE, AuditLog, SessionAudit
 from nbgpu_agent.ending import Ending
 from nbgpu_agent.folders import AgentFolders
+from nbgpu_agent.guardian import Guardian
 from nbgpu_agent.limits.closing import Terms
 from nbgpu_agent.limits.host import HostKeeper, HostLimits
 from nbgpu_agent.limits.keeper import SessionKeeper
@@ -40,6 +41,7 @@ from nbgpu_agent.service_manager import tell_service_manager
 if TYPE_CHECKING:
     import grpc
 
+    from nbgpu_agent.adoption import Leftovers, LeftSession
     from nbgpu_agent.blobs import BlobStore
     from nbgpu_agent.environments.session_environments import SessionEnvironments
     from nbgpu_agent.identity.certificates import Identity
@@ -73,6 +75,8 @@ class AgentSettings:
     environment_variables: tuple[str, ...]
     spare_kernels: int
     journal_bytes: int
+    adoption_grace_s: float
+    """How long sessions go on without an agent; 0: they end with it."""
     sampling_interval_s: float
     lease_duration_s: float | None
     build_environments: bool
@@ -96,7 +100,11 @@ class AgentSettings:
 
 
 async def serve(
-    settings: AgentSettings, folders: AgentFolders, ending: Ending, on_serving: Callable[[str], None]
+    settings: AgentSettings,
+    folders: AgentFolders,
+    ending: Ending,
+    on_serving: Callable[[str], None],
+    leftovers: Leftovers,
 ) -> None:
     """Serves until a signal, a client's request to end, or idleness; returns with everything closed that closes.
 
@@ -105,6 +113,7 @@ async def serve(
         folders: Held, and cleaned of what an earlier agent left.
         ending: Says when to end, and is asked by clients and by idleness.
         on_serving: Called with the target by which clients reach the agent, once they can.
+        leftovers: Sessions of an earlier agent, to take over.
     """
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
@@ -120,7 +129,7 @@ async def serve(
         return
     inventory = finding.result()
     try:
-        await _serve_accelerators(settings, folders, inventory, executor, stopping, ending, on_serving)
+        await _serve_accelerators(settings, folders, inventory, executor, stopping, ending, on_serving, leftovers)
     finally:
         stopping.cancel()
         await _within_bounds("the accelerators' driver", loop.run_in_executor(executor, inventory.close))
@@ -135,17 +144,26 @@ async def _serve_accelerators(
     stopping: asyncio.Task[Any],
     ending: Ending,
     on_serving: Callable[[str], None],
+    leftovers: Leftovers,
 ) -> None:
+    from nbgpu_agent.adoption import adopt_sessions
+    from nbgpu_agent.journal_store import JournalStore
     from nbgpu_agent.kernels import KernelLauncher
     from nbgpu_agent.sessions import Session
     from nbgpu_agent.user_blobs import UserBlobs
 
+    outlives = settings.adoption_grace_s > 0
+    # First, so that there is no kernel that nobody would end.
+    guardian = Guardian(str(folders.root), settings.adoption_grace_s) if outlives else None
+    writing = ThreadPoolExecutor(1, "journal")
     launcher = KernelLauncher(
         folders.kernels,
         environment_variables=settings.environment_variables,
         spare_kernels=settings.spare_kernels,
         default_python=sys.executable,
         blobs_folder=folders.blobs,
+        journal_bytes=settings.journal_bytes,
+        kernels_outlive_agent=outlives,
     )
 
     blobs = UserBlobs(folders.blobs)
@@ -164,6 +182,25 @@ async def _serve_accelerators(
             measure=sampler.measure,
             output_bytes=settings.cell_output_bytes,
             on_executed=lambda execution: accounts.note_execution(session_id, execution),
+            store=JournalStore(folders.sessions / session_id) if outlives else None,
+            executor=writing,
+        )
+
+    def restore(left: LeftSession, lease: Lease, on_change: Callable[[], None]) -> Session:
+        return Session(
+            left.state.id,
+            left.state.request,
+            lease,
+            launcher,
+            on_change=on_change,
+            journal_bytes=settings.journal_bytes,
+            measure=sampler.measure,
+            store=left.store,
+            executor=writing,
+            output_bytes=settings.cell_output_bytes,
+            on_executed=lambda execution: accounts.note_execution(left.state.id, execution),
+            state=left.state,
+            stored=left.stored,
         )
 
     registry = SessionRegistry(
@@ -195,16 +232,21 @@ async def _serve_accelerators(
         environments=environments is not None,
         prices=settings.prices,
     )
+
+    def shut_down(keep_sessions: bool) -> None:
+        ending.ask(keep_sessions=keep_sessions)
+
     users, credentials = _identity(settings)
     server = make_server(
         settings.token,
-        PoolService(identity, registry, sampler, ending.ask, keeper),
+        PoolService(identity, registry, sampler, shut_down, keeper),
         registry,
         blobs,
         users=users,
         accounts=accounts,
         certificates=settings.require_client_certificate,
     )
+    await adopt_sessions(leftovers, registry, launcher, inventory.accelerators, restore)
     target = bind(server, settings.address, credentials)
     exporter = None
     if settings.metrics_port is not None:
@@ -227,18 +269,24 @@ async def _serve_accelerators(
         logger.info("ending")
         tell_service_manager("STOPPING=1")
     finally:
-        folders.remove_record()
+        leaving = ending.keeps_sessions and outlives
+        if not leaving:  # else the next agent takes the token from it, with which clients come back
+            folders.remove_record()
         for task in background:
             task.cancel()
         await asyncio.wait(background)
         await _within_bounds("host limits", host.close())
-        await _within_bounds("sessions", registry.close_all("the agent ended"), SESSIONS_TIMEOUT_S)
+        closing = registry.leave_all() if leaving else registry.close_all("the agent ended")
+        await _within_bounds("sessions", closing, SESSIONS_TIMEOUT_S)
         await _within_bounds("accounts", accounts.close())
         await _within_bounds("spare kernels", launcher.close(), SPARES_TIMEOUT_S)
         if exporter is not None:
             await _within_bounds("metrics", asyncio.to_thread(exporter.close))
         await _within_bounds("sampling", sampler.close())
         await _within_bounds("serving", server.stop(STOP_GRACE_S), STOP_GRACE_S + _TIMEOUT_S)
+        writing.shutdown(wait=False)
+        if guardian is not None and not leaving:
+            await asyncio.to_thread(guardian.dismiss, timeout_s=_TIMEOUT_S)
         if users is not None:
             users.close()
 

@@ -34,7 +34,7 @@ from nbgpu_agent.prices import (
 from nbgpu_agent.service_manager import tell_service_manager
 from nbgpu_agent.tokens import TOKEN_VARIABLE, configured_token, new_token
 from nbgpu_protocol import VERSION
-from nbgpu_protocol.discovery import TLS_SCHEME, AgentRecord, agent_folder, write_record
+from nbgpu_protocol.discovery import TLS_SCHEME, AgentRecord, agent_folder, read_record, write_record
 
 if TYPE_CHECKING:
     from nbgpu_agent.identity.certificates import Identity
@@ -48,6 +48,7 @@ EXIT_FORCED = 4
 
 DEFAULT_LISTEN = "127.0.0.1:7443"
 EMBEDDED_IDLE_SHUTDOWN_S = 600.0
+DEFAULT_ADOPTION_GRACE_S = 600.0
 
 
 class AgentApp(LimitSettings, JupyterApp):  # type: ignore[misc,unused-ignore]
@@ -128,6 +129,12 @@ class AgentApp(LimitSettings, JupyterApp):  # type: ignore[misc,unused-ignore]
     journal_bytes = Int(
         256 << 20, min=1 << 20, help="How much of a session's output is kept for clients that were cut off."
     ).tag(config=True)
+    adoption_grace_s = Float(
+        DEFAULT_ADOPTION_GRACE_S,
+        min=0.0,
+        help="Seconds that sessions go on without an agent, after it was killed or restarted, before they are ended; 0:"
+        " they end with it.",
+    ).tag(config=True)
     sampling_interval_s = Float(1.0, min=0.1, max=60.0, help="Seconds between samples of the accelerators.").tag(
         config=True
     )
@@ -197,13 +204,19 @@ class AgentApp(LimitSettings, JupyterApp):  # type: ignore[misc,unused-ignore]
         _exit_process(0)
 
     def _run(self, folders: AgentFolders) -> None:
+        from nbgpu_agent.adoption import Leftovers, find_sessions
         from nbgpu_agent.agent import serve
         from nbgpu_agent.kernels import reap_leftovers
+        from nbgpu_agent.processes import raise_file_limit
 
-        address, token, generated = self._address_and_token()
-        for leftover in reap_leftovers(folders.kernels):
+        raise_file_limit()
+        address, token, generated = self._address_and_token(read_record(folders.root))
+        leftovers = Leftovers([], {})
+        if self.adoption_grace_s > 0:
+            leftovers = find_sessions(folders.sessions, folders.kernels)
+        for leftover in reap_leftovers(folders.kernels, leftovers.folders):
             self.log.warning("removed what an earlier agent left: %s", leftover)
-        folders.clean()
+        folders.clean(for_next=bool(leftovers.sessions))
         try:
             if self.embedded:
                 address = ListenAddress(socket=folders.make_socket_path())
@@ -215,14 +228,18 @@ class AgentApp(LimitSettings, JupyterApp):  # type: ignore[misc,unused-ignore]
                     folders,
                     self._ending,
                     lambda target: self._announce(target, token or "", folders, show_token=generated),
+                    leftovers,
                 )
             )
         finally:
             if address.socket is not None:
                 address.socket.unlink(missing_ok=True)
-            for leftover in reap_leftovers(folders.kernels):
+            kept = Leftovers([], {})
+            if self._ending.keeps_sessions and self.adoption_grace_s > 0:
+                kept = find_sessions(folders.sessions, folders.kernels)
+            for leftover in reap_leftovers(folders.kernels, kept.folders):
                 self.log.warning("ended what did not end by itself: %s", leftover)
-            folders.clean()
+            folders.clean(for_next=bool(kept.sessions), keep_record=bool(kept.sessions))
 
     def _settings(self, address: ListenAddress, token: str | None) -> Any:
         from nbgpu_agent.agent import AgentSettings
@@ -241,6 +258,7 @@ class AgentApp(LimitSettings, JupyterApp):  # type: ignore[misc,unused-ignore]
             environment_variables=tuple(self.environment_variables),
             spare_kernels=self.spare_kernels,
             journal_bytes=self.journal_bytes,
+            adoption_grace_s=self.adoption_grace_s,
             sampling_interval_s=self.sampling_interval_s,
             lease_duration_s=self.lease_duration_s,
             build_environments=not self.embedded,
@@ -278,14 +296,17 @@ class AgentApp(LimitSettings, JupyterApp):  # type: ignore[misc,unused-ignore]
             raise InvalidRequestError("clients show certificates with TLS only", "add --tls")
         return address
 
-    def _address_and_token(self) -> tuple[ListenAddress, str | None, bool]:
+    def _address_and_token(self, previous: AgentRecord | None) -> tuple[ListenAddress, str | None, bool]:
         """Returns where to listen (of no meaning embedded), the owner's token, and whether it was made just now.
 
         With TLS there are users with tokens of their own, and none for the owner but where one is configured.
+
+        Args:
+            previous: Of the agent that was killed here, with whose token its clients come.
         """
         if self.embedded:
             os.environ.pop(TOKEN_VARIABLE, None)
-            return ListenAddress(), new_token(), True
+            return ListenAddress(), (previous.token if previous is not None else "") or new_token(), True
         address = self._listen_address()
         configured = configured_token(os.environ, self.token_file)
         if address.tls:

@@ -16,6 +16,9 @@ import zmq
 _DELIMITER = b"<IDS|MSG>"
 _MAX_MESSAGES_AT_ONCE = 200
 _RECONNECT_MS = 5  # the first connections come before the kernel listens
+# As nbgpu_kernel.outbox writes them: a frame before the delimiter, and marks around what is sent again.
+_NUMBER_PREFIX = b"nbgpu:"
+_RESENDING, _RESENT = b"nbgpu-resending", b"nbgpu-resent"
 
 
 class Channel(enum.IntEnum):
@@ -63,6 +66,13 @@ class KernelChannels:
     def __init__(self, context: zmq.Context[Any], socket_prefix: Path, identity: bytes) -> None:
         self.on_message: Callable[[Channel, list[bytes]], None] = lambda channel, parts: None
         """Called with each message's parts from the header on."""
+        self.number = 0
+        """Of the last message that the kernel keeps until it is acknowledged."""
+        self.in_order = False
+        """Whether every number is expected from now on; before, what came before the subscription is missing."""
+        self.on_gap: Callable[[], None] = lambda: None
+        """Called when a number is missing; what follows is passed over until it is sent again."""
+        self._resending: tuple[str, Callable[[int], None], asyncio.Future[None]] | None = None
         self._loop = asyncio.get_running_loop()
         self._sockets: dict[Channel, zmq.Socket[Any]] = {}
         self._closed = False
@@ -89,6 +99,20 @@ class KernelChannels:
         # in zmq_getsockopt(3).
         if int(socket.EVENTS) & zmq.POLLIN:
             self._loop.call_soon(self._drain, channel)
+
+    def expect_resent(self, request_id: str, on_missing: Callable[[int], None]) -> asyncio.Future[None]:
+        """Awaits what is sent again for a request, from the number after the last on.
+
+        Args:
+            request_id: Named by the marks around it.
+            on_missing: Called with how many messages the kernel has dropped, before the first that follows.
+
+        Returns:
+            Done once all of it has come.
+        """
+        done: asyncio.Future[None] = self._loop.create_future()
+        self._resending = (request_id, on_missing, done)
+        return done
 
     def disconnected(self) -> bool:
         """Says whether the kernel has closed the output socket; all that it sent has then been received by zmq."""
@@ -129,10 +153,42 @@ class KernelChannels:
             received += 1
             try:
                 start = frames.index(_DELIMITER) + 2  # the signature follows the delimiter
-            except ValueError:  # not a Jupyter message, such as the subscription's welcome
+            except ValueError:  # not a Jupyter message
+                self._take_mark(frames)
                 continue
-            if len(frames) >= start + 4:
+            if len(frames) < start + 4:
+                continue
+            if start > 2 and frames[start - 3].startswith(_NUMBER_PREFIX):
+                kept = self._take_number(frames[start - 3])
+                if kept is not None:
+                    self.on_message(kept, frames[start:])
+            elif channel is not Channel.IOPUB or not self.number:  # else a welcome: it answers nobody
                 self.on_message(channel, frames[start:])
+
+    def _take_number(self, tag: bytes) -> Channel | None:
+        """Returns the channel of a numbered message; None if it was here before, or another was not."""
+        _, number, channel = tag.split(b":")
+        if int(number) <= self.number:
+            return None
+        if int(number) != self.number + 1 and self.in_order:
+            if self._resending is None:
+                self.on_gap()
+            return None
+        self.number = int(number)
+        return Channel(int(channel))
+
+    def _take_mark(self, frames: list[bytes]) -> None:
+        if len(frames) != 3 or self._resending is None or frames[1].decode() != self._resending[0]:
+            return
+        number = int(frames[2])
+        if frames[0] == _RESENDING and number > self.number + 1:
+            missing, self.number = number - 1 - self.number, number - 1
+            self._resending[1](missing)
+        elif frames[0] == _RESENT:
+            _, _, done = self._resending
+            self._resending = None
+            if not done.done():
+                done.set_result(None)
 
 
 def message_parts(

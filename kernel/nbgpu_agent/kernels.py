@@ -18,7 +18,8 @@ import signal
 import subprocess
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,11 @@ import zmq
 
 from nbgpu_agent.channels import MAX_SOCKET_PATH_BYTES, Channel, KernelChannels, connection_info, message_parts
 from nbgpu_agent.errors import KernelDiedError, KernelFailedError
+from nbgpu_agent.journal import DEFAULT_LIMIT_BYTES
 from nbgpu_agent.kernel_environment import base_variables
+from nbgpu_agent.kernel_processes import Acknowledgement, AdoptedProcess, KernelProcess
 from nbgpu_agent.model import KernelExit
+from nbgpu_agent.outbox_files import read_outbox_files
 from nbgpu_agent.processes import (
     MARKER_VARIABLE,
     ProcessTable,
@@ -48,6 +52,9 @@ MAX_LOG_BYTES = 4 << 20
 _LOG_TRIM_INTERVAL_S = 5.0
 _TERMINATION_GRACE_S = 0.3
 _MAX_FAILED_SPARES = 3
+_MAX_SOCKETS = 1 << 16
+"""zmq's own 1023 are those of 170 kernels."""
+_FIRST_RESEND_S, _LAST_RESEND_S = 0.2, 5.0
 _RECORD_FILE = "kernel.json"
 _SHORT_FOLDER_PREFIX = "nbgpu-"
 # Below the folder for temporary files people make sockets of their own: multiprocessing takes 33 characters.
@@ -69,11 +76,24 @@ class Kernel:
         channels: To exchange messages with it.
         python_version: Of its language, once it is ready.
         ended_because: Why we ended it, if its person did not ask for that: "at its memory limit of 64 GB".
-        ended: Done when the process has ended; the result is its exit code, negative for a signal.
+        ended: Done when the process has ended; the result is its exit code, negative for a signal, None where it is not
+            known, as of one that an earlier agent started.
+
+    Args:
+        adopted: The process, if it is one that an earlier agent started.
+        runtime_folder: Of that one: where its sockets are.
     """
 
     def __init__(
-        self, kernel_id: str, folder: Path, python: str, variables: Mapping[str, str], launcher: KernelLauncher
+        self,
+        kernel_id: str,
+        folder: Path,
+        python: str,
+        variables: Mapping[str, str],
+        launcher: KernelLauncher,
+        *,
+        adopted: AdoptedProcess | None = None,
+        runtime_folder: Path | None = None,
     ) -> None:
         self.id = kernel_id
         self.python = python
@@ -84,22 +104,26 @@ class Kernel:
         self._launcher = launcher
         self._loop = asyncio.get_running_loop()
         self._stacks_lock = asyncio.Lock()
-        self.ended: asyncio.Future[int] = self._loop.create_future()
-        self._runtime_folder = folder
-        if len(os.fsencode(folder / "tmp")) > _MAX_TEMPORARY_PATH_BYTES:
+        self.ended: asyncio.Future[int | None] = self._loop.create_future()
+        self._runtime_folder = runtime_folder or folder
+        if runtime_folder is None and len(os.fsencode(folder / "tmp")) > _MAX_TEMPORARY_PATH_BYTES:
             self._runtime_folder = Path(tempfile.gettempdir()) / f"{_SHORT_FOLDER_PREFIX}{kernel_id}"
         self._log_path = folder / "log"
         self._stacks_path = folder / "stacks"
         self._whereabouts = folder / "whereabouts"
         socket_prefix = self._runtime_folder / "k"
-        folder.mkdir(mode=0o700)
+        if adopted is None:
+            folder.mkdir(mode=0o700)
+        self.acknowledgement = Acknowledgement(folder)
         try:
-            self._process = self._start_process(variables, socket_prefix)
+            self._process: KernelProcess = adopted or self._start_process(variables, socket_prefix)
             threading.Thread(target=self._wait, name=f"kernel-{kernel_id}", daemon=True).start()
-            self._write_record(self._process.pid)
+            if adopted is None:
+                self._write_record(self._process.pid)
             self.channels = KernelChannels(launcher.context, socket_prefix, f"nbgpu-{kernel_id}".encode())
         except BaseException:
             end_processes_now([kernel_id])
+            self.acknowledgement.close()
             self._remove_folders()
             raise
 
@@ -115,6 +139,8 @@ class Kernel:
         connection_path.write_text(json.dumps(connection_info(socket_prefix)))
         own_variables = {
             "JPY_PARENT_PID": str(os.getpid()),
+            "NBGPU_OUTBOX_FOLDER": str(self._folder),
+            "NBGPU_OUTBOX_BYTES": str(self._launcher.journal_bytes),
             "NBGPU_STACKS_FILE": str(self._stacks_path),
             "NBGPU_WHEREABOUTS_FOLDER": str(self._whereabouts),
             "TMPDIR": str(temporary),
@@ -209,8 +235,8 @@ class Kernel:
         """Returns how it ended, once it has."""
         code = self.ended.result()
         return KernelExit(
-            exit_code=code if code >= 0 else None,
-            signal=-code if code < 0 else None,
+            exit_code=code if code is not None and code >= 0 else None,
+            signal=-code if code is not None and code < 0 else None,
             stderr_tail=self.log_tail(STDERR_TAIL_BYTES).strip(),
             asked_for=self.ending_asked_for,
             ended_because=self.ended_because,
@@ -253,7 +279,11 @@ class Kernel:
         """
         replied: asyncio.Future[dict[str, Any]] = self._loop.create_future()
         idle = self._loop.create_future()
-        content = {"environment_variables": dict(variables), "working_folder": str(working_folder)}
+        content: dict[str, Any] = {
+            "environment_variables": dict(variables),
+            "working_folder": str(working_folder),
+            "outlives_agent": self._launcher.kernels_outlive_agent,
+        }
         if blobs_folder is not None:
             content["blobs_folder"] = str(blobs_folder)
         parts = message_parts("nbgpu_assign_request", content)
@@ -281,6 +311,29 @@ class Kernel:
                 await both
         if reply["status"] != "ok":
             raise self._failed(f"the kernel refused its session: {reply['ename']}: {reply['evalue']}")
+        self.channels.in_order = True
+
+    async def resend(self, on_missing: Callable[[int], None]) -> None:
+        """Has the kernel send again what it has said after `channels.number`; returns once that came, or it ended.
+
+        A kernel of which other code holds the GIL answers when that lets go.
+
+        Args:
+            on_missing: As `KernelChannels.expect_resent`.
+        """
+        self.channels.in_order = True
+        timeout_s = _FIRST_RESEND_S
+        while self.alive:
+            request_id = secrets.token_hex(8)
+            resent = self.channels.expect_resent(request_id, on_missing)
+            content = {"after": self.channels.number, "request_id": request_id}
+            self.channels.send(Channel.CONTROL, message_parts("nbgpu_resend_request", content))
+            # What is sent before the subscription arrives is lost, so it is asked for until it comes.
+            either: set[asyncio.Future[Any]] = {resent, self.ended}
+            await asyncio.wait(either, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+            if resent.done():
+                return
+            timeout_s = min(timeout_s * 2, _LAST_RESEND_S)
 
     async def end(self, *, grace_s: float = _TERMINATION_GRACE_S) -> None:
         """Ends it with all that came from it, closes its sockets and removes its folders. Idempotent.
@@ -288,9 +341,23 @@ class Kernel:
         Ends also what it left when it has ended on its own.
         """
         await self.end_processes(grace_s=grace_s)
-        self.channels.close()
-        self._launcher.forget(self)
+        self.leave()
         self._remove_folders()
+
+    def left_behind(self) -> list[tuple[Channel, list[bytes]]]:
+        """Returns what it wrote down while it had no agent, and could not say before it ended."""
+        found = []
+        for number, channel, parts in read_outbox_files(self._folder):
+            if number > self.channels.number:
+                self.channels.number = number
+                found.append((channel, parts))
+        return found
+
+    def leave(self) -> None:
+        """Closes the sockets, and leaves the kernel to the next agent. Idempotent."""
+        self.channels.close()
+        self.acknowledgement.close()
+        self._launcher.forget(self)
 
     async def end_processes(self, *, grace_s: float = _TERMINATION_GRACE_S) -> None:
         """Ends its processes, and waits until its own has ended.
@@ -314,7 +381,7 @@ class Kernel:
     def _wait(self) -> None:
         code = self._process.wait()
         with contextlib.suppress(RuntimeError):  # the loop is closed
-            self._loop.call_soon_threadsafe(self.ended.set_result, code)
+            self._loop.call_soon_threadsafe(lambda: None if self.ended.done() else self.ended.set_result(code))
 
     def _write_record(self, pid: int | None) -> None:
         record = {
@@ -345,6 +412,8 @@ class KernelLauncher:
         default_python: Interpreter of kernels that none is asked for.
         blobs_folder: The owner's store, from which kernels take large values and to which they put them; those of
             other users have a store beside it.
+        journal_bytes: How much of what it says a kernel keeps while there is no agent.
+        kernels_outlive_agent: Whether a session's kernel waits for the next agent when this one is killed.
     """
 
     def __init__(
@@ -355,9 +424,14 @@ class KernelLauncher:
         spare_kernels: int,
         default_python: str,
         blobs_folder: Path | None = None,
+        journal_bytes: int = DEFAULT_LIMIT_BYTES,
+        kernels_outlive_agent: bool = False,
     ) -> None:
         self.blobs_folder = blobs_folder
+        self.journal_bytes = journal_bytes
+        self.kernels_outlive_agent = kernels_outlive_agent
         self.context: zmq.Context[Any] = zmq.Context(io_threads=1)
+        self.context.set(zmq.MAX_SOCKETS, _MAX_SOCKETS)
         self.process_table = ProcessTable()
         self._folder = folder
         self._environment_variables = tuple(environment_variables)
@@ -429,6 +503,29 @@ class KernelLauncher:
         self._start_refill(python)
         return kernel
 
+    def adopt(self, record: KernelRecord, python: str) -> Kernel:
+        """Takes over a kernel that an earlier agent started, and that runs.
+
+        Args:
+            record: What that agent wrote down.
+            python: Path of its interpreter.
+        """
+        assert record.pid is not None
+        assert record.started is not None
+        process = AdoptedProcess(record.pid, record.started)
+        kernel = Kernel(
+            record.id,
+            self._folder / record.id,
+            python or self._default_python,
+            {},
+            self,
+            adopted=process,
+            runtime_folder=record.runtime_folder,
+        )
+        self._kernels[kernel.id] = kernel
+        self._start_trimming()
+        return kernel
+
     def make_folder(self, session_id: str) -> Path:
         """Makes a session's own folder, to work in. Removed by `remove_folder`."""
         folder = self._folder / f"session-{session_id}"
@@ -466,8 +563,7 @@ class KernelLauncher:
                 "name one that exists, by its path",
             ) from error
         self._kernels[kernel_id] = kernel
-        if self._trimming is None:
-            self._trimming = asyncio.create_task(self._trim_logs())
+        self._start_trimming()
         try:
             await kernel.wait_ready()
         except BaseException:
@@ -500,6 +596,10 @@ class KernelLauncher:
             spare.ended.add_done_callback(lambda ended: self._start_refill())
             self._spares.append(spare)
 
+    def _start_trimming(self) -> None:
+        if self._trimming is None:
+            self._trimming = asyncio.create_task(self._trim_logs())
+
     async def _trim_logs(self) -> None:
         while True:
             await asyncio.sleep(_LOG_TRIM_INTERVAL_S)
@@ -508,11 +608,45 @@ class KernelLauncher:
                     kernel.trim_log()
 
 
-def reap_leftovers(folder: Path) -> list[str]:
+@dataclass(frozen=True)
+class KernelRecord:
+    """What an agent writes down of a kernel, so that the next one finds it."""
+
+    id: str
+    pid: int | None
+    started: float | None
+    """When the process was started, by which it is told from a later one of the same number."""
+    runtime_folder: Path
+
+    @property
+    def runs(self) -> bool:
+        return self.pid is not None and self.started is not None and start_time(self.pid) == self.started
+
+
+def read_kernel_record(folder: Path, kernel_id: str) -> KernelRecord | None:
+    """Returns the record of a kernel; None where there is none that can be read."""
+    try:
+        record = json.loads((folder / kernel_id / _RECORD_FILE).read_text())
+        pid, started = record["pid"], record["start_time"]
+        return KernelRecord(
+            str(record["id"]),
+            pid if isinstance(pid, int) else None,
+            started if isinstance(started, float) else None,
+            Path(record["runtime_folder"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def reap_leftovers(folder: Path, spared: Collection[str] = ()) -> list[str]:
     """Ends every process and removes every folder that an agent left which was killed. Blocks.
 
     Called before the folder's next agent starts kernels. Processes are found by the kernel's random marker, or by
     number and start time, so that none is hit that was given the number since.
+
+    Args:
+        folder: Of all kernels.
+        spared: Names of folders in it that are adopted.
 
     Returns:
         What was ended and removed, in words.
@@ -521,19 +655,20 @@ def reap_leftovers(folder: Path) -> list[str]:
     if not folder.is_dir():
         return done
     for kernel_folder in sorted(folder.iterdir()):
-        try:
-            record = json.loads((kernel_folder / _RECORD_FILE).read_text())
-            kernel_id, pid, runtime_folder = str(record["id"]), record["pid"], Path(record["runtime_folder"])
-        except (OSError, ValueError, KeyError, TypeError):
-            kernel_id, pid, runtime_folder, record = kernel_folder.name, None, kernel_folder, {}
-        if isinstance(pid, int) and record.get("start_time") is not None and start_time(pid) == record["start_time"]:
-            signal_process(pid, signal.SIGKILL)
-        ended = end_processes_now([kernel_id])
+        if kernel_folder.name in spared:
+            continue
+        record = read_kernel_record(folder, kernel_folder.name) or KernelRecord(
+            kernel_folder.name, None, None, kernel_folder
+        )
+        if record.runs:
+            assert record.pid is not None
+            signal_process(record.pid, signal.SIGKILL)
+        ended = end_processes_now([record.id])
         if ended:
-            done.append(f"ended {len(ended)} processes of kernel {kernel_id}: {', '.join(map(str, ended))}")
-        if runtime_folder != kernel_folder and _is_short_folder(runtime_folder, kernel_id):
-            shutil.rmtree(runtime_folder, ignore_errors=True)
-            done.append(f"removed {runtime_folder}")
+            done.append(f"ended {len(ended)} processes of kernel {record.id}: {', '.join(map(str, ended))}")
+        if record.runtime_folder != kernel_folder and _is_short_folder(record.runtime_folder, record.id):
+            shutil.rmtree(record.runtime_folder, ignore_errors=True)
+            done.append(f"removed {record.runtime_folder}")
         shutil.rmtree(kernel_folder, ignore_errors=True)
         done.append(f"removed {kernel_folder}")
     return done

@@ -170,6 +170,16 @@ class KernelExit:
     """Of a limit that it exceeded, to stand behind "the kernel was ended "; empty: not of one."""
 
 
+class ExecutionState(enum.Enum):
+    WAITING = "waiting"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    """It raised, or was interrupted."""
+    LOST = "lost"
+    """Its kernel ended first."""
+
+
 @dataclass(frozen=True)
 class Execution:
     request_id: str
@@ -185,6 +195,23 @@ class Execution:
     """What its session held."""
     mean_utilisation_percent: float | None = None
     peak_memory_bytes: int | None = None
+    cell_id: str = ""
+    """Of the notebook's cell, as its front end names it."""
+    code_digest: str = ""
+    """`sha256:` of the code."""
+    first_number: int = 0
+    """Of its first entry in the journal; 0: none yet."""
+    last_number: int = 0
+    """Of its last entry; 0 while it waits or runs."""
+    waiting: bool = False
+
+    @property
+    def state(self) -> ExecutionState:
+        if self.ended_unix_s is None:
+            return ExecutionState.WAITING if self.waiting else ExecutionState.RUNNING
+        if self.succeeded is None:
+            return ExecutionState.LOST
+        return ExecutionState.SUCCEEDED if self.succeeded else ExecutionState.FAILED
 
 
 @dataclass(frozen=True)
@@ -279,6 +306,8 @@ class SessionInfo:
     """Leased so far: seconds times accelerators that are not shared."""
     last_executions: tuple[Execution, ...] = ()
     """That have ended, newest last."""
+    journal_problem: str = ""
+    """Why its output is not kept for the next agent, in words."""
     attached_unix_s: float = 0.0
     """When its notebook began to use it; 0: it is no notebook's."""
     closing: Closing = Closing()

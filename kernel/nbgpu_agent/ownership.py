@@ -86,7 +86,9 @@ class OwnSessions:
             end = self._registry.ends.of_session(session_id)
             if end is not None and end.owner == user:
                 raise NoSuchSessionError(end.in_words(), "open another with `%gpu attach`") from None
-            raise
+            if self._sees(session_id):
+                raise
+            raise no_such_session(session_id) from None
         if session.info().request.owner != user:
             raise no_such_session(session_id)
         return session

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import secrets
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -91,6 +91,7 @@ class SessionRegistry:
         self.admit: Callable[[SessionRequest], None] = lambda request: None
         """Asked about every request for a new session; raises what it is refused with."""
         self._cleanups: set[asyncio.Task[None]] = set()
+        self._lost: dict[str, str] = {}
 
     def get(self, session_id: str) -> Session:
         """Returns the session.
@@ -101,7 +102,31 @@ class SessionRegistry:
         try:
             return self._sessions[session_id]
         except KeyError:
-            raise no_such_session(session_id) from None
+            raise no_such_session(session_id, self._lost.get(session_id, "")) from None
+
+    def note_lost(self, lost: Mapping[str, str], owner: str | None = None) -> None:
+        """Notes why sessions of an earlier agent are not here.
+
+        Args:
+            lost: By their ids.
+            owner: The user whose they were; None: unknown, and nobody but an administrator is told.
+        """
+        self._lost.update(lost)
+        if owner is not None:
+            self._owners.update(dict.fromkeys(lost, owner))
+
+    def adopt(self, session: Session, lease: Lease) -> None:
+        """Takes a session of an earlier agent into the registry, with its lease.
+
+        Raises:
+            InvalidRequestError: Another one holds its accelerators.
+        """
+        self.ledger.adopt(lease)
+        self._sessions[session.id] = session
+        self._owners[session.id] = session.info().request.owner
+        if self.environments is not None:
+            self.environments.adopt(session)
+        self.changes.notify()
 
     def sessions(self) -> list[Session]:
         """Returns all sessions, the oldest first."""
@@ -289,6 +314,15 @@ class SessionRegistry:
                 return_exceptions=True,
             )
 
+    async def leave_all(self) -> None:
+        """Withdraws every request, and leaves every session that is ready to the next agent."""
+        self._shutting_down = True
+        for opening in list(self._openings.values()):
+            opening.withdraw(ShuttingDownError("the agent is ending"))
+        while self._cleanups:
+            await asyncio.gather(*list(self._cleanups), return_exceptions=True)
+        await asyncio.gather(*(session.leave() for session in self._sessions.values()))
+
     def refuse_if_open(self) -> None:
         """Refuses to end while the agent is in use.
 
@@ -313,7 +347,7 @@ class SessionRegistry:
         lease = self.ledger.renew(session.lease.id, duration_s) if session.lease else None
         if lease is None:
             raise NoSuchSessionError(f"session {session_id!r} holds no accelerators now")
-        session.lease = lease
+        session.note_lease(lease)
         return lease
 
     def close_expired(self) -> None:
@@ -398,6 +432,8 @@ class SessionRegistry:
     def settle(self, session_id: str) -> None:
         """Notes that the session is its notebook's from now on, whoever leaves."""
         self._untaken.pop(session_id, None)
+        if (session := self._sessions.get(session_id)) is not None:
+            session.settle()
 
     def in_background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
@@ -562,10 +598,16 @@ class _Opening:
         arrived.set()
 
 
-def no_such_session(session_id: str) -> NoSuchSessionError:
-    """Returns what is said of a session that is not there, and of another user's in the same words."""
+def no_such_session(session_id: str, why: str = "") -> NoSuchSessionError:
+    """Returns what is said of a session that is not there, and of another user's in the same words.
+
+    Args:
+        why: It ended with an earlier agent; empty: it did not, or that is nothing to be told.
+    """
     return NoSuchSessionError(
-        f"no session {session_id!r} here; it is closed, or the agent was started anew",
+        f"session {session_id!r} ended with the agent that had it: {why}"
+        if why
+        else f"no session {session_id!r} here; it is closed, or the agent was started anew",
         "open another with `%gpu attach`",
     )
 

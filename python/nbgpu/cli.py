@@ -17,7 +17,7 @@ import nbgpu
 from nbgpu import errors, words
 from nbgpu.client.accounting import report_usage
 from nbgpu.client.discovery import TOKEN_VARIABLE, default_pool_name
-from nbgpu.client.embedded import ensure_agent, find_agent
+from nbgpu.client.embedded import ensure_agent, find_agent, wait_until_gone
 from nbgpu.client.pairing import Invitation, add_invitation_arguments, pair
 from nbgpu.client.pool import Pool
 from nbgpu.client.pools import ConfiguredPool, add_pool, find_pool, pools_file, read_pools, remove_pool
@@ -109,6 +109,12 @@ def _parser() -> argparse.ArgumentParser:
     systemd = add("systemd-unit", _systemd_unit, "print a systemd unit that runs an agent on this machine", agent)
     systemd.add_argument("--user", action="store_true", help="for your own service manager, not the machine's")
     systemd.add_argument("arguments", nargs="*", help="of the agent, after `--`: such as `-- --idle-close=2h`")
+    add(
+        "restart",
+        _agent_restart,
+        "end this machine's agent and start another, as after an upgrade; sessions go on",
+        agent,
+    )
     add("log", _agent_log, "what this machine's agent wrote to its log", agent)
     return parser
 
@@ -277,6 +283,22 @@ async def _agent_stop(options: argparse.Namespace) -> int:
 
 async def _systemd_unit(options: argparse.Namespace) -> int:
     print(unit(user=options.user, arguments=options.arguments), end="")
+    return 0
+
+
+async def _agent_restart(_: argparse.Namespace) -> int:
+    record = await find_agent()
+    if record is not None:
+        async with Pool(record.address, record.token) as pool:
+            await pool.shut_down(close_sessions=False, keep_sessions=True)
+        await wait_until_gone(record.pid)
+    started = await ensure_agent()
+    async with Pool(started.address, started.token) as pool:
+        sessions = len(await pool.list_sessions())
+    count = f"{sessions} session{'' if sessions == 1 else 's'}"
+    print(
+        f"the agent (process {started.pid}) is started, with {count}" if record is not None else "the agent is started"
+    )
     return 0
 
 

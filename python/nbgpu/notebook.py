@@ -281,10 +281,14 @@ class Notebook:
         known = self._attached.get(info.id)
         if known is not None and known.end is None:
             return known
-        address = self.pools.address_of(pool)
-        assert address is not None
         session = SessionClient(
-            pool, info, address.is_agent_gone, late_publisher, self.comms, on_choice=self._follow_choice
+            pool,
+            info,
+            lambda: self.pools.is_agent_gone(pool),
+            late_publisher,
+            self.comms,
+            on_choice=self._follow_choice,
+            revive=lambda: self.pools.revive(pool),
         )
         await session.connect()
         self._attached[info.id] = session

@@ -6,7 +6,7 @@ import asyncio
 import json
 import sys
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from nbgpu import errors, words
@@ -33,6 +33,7 @@ class SessionClient:
         comms: Connects the session's comms with the notebook's front end, where there is one.
         on_choice: Called with this session, and the ids of a notebook and of the session of the same pool that it
             uses from now on; that one is empty where it uses none of them.
+        revive: Starts an agent in the place of one that is gone; None where that is not for this process to do.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class SessionClient:
         late_publisher: Callable[[], Publisher],
         comms: CommBridge | None,
         on_choice: Callable[[SessionClient, str, str], None] = lambda client, notebook_id, session_id: None,
+        revive: Callable[[], Awaitable[object]] | None = None,
     ) -> None:
         self.pool = pool
         self.info = info
@@ -63,6 +65,8 @@ class SessionClient:
         self._comms = comms
         self._on_choice = on_choice
         self._is_agent_gone = is_agent_gone
+        self._revive = revive
+        self._told_of_cut = False
         self._connection: SessionConnection | None = None
         self._quiet_waiters: list[asyncio.Future[None]] = []
 
@@ -72,7 +76,7 @@ class SessionClient:
 
     async def connect(self) -> None:
         """Opens the stream; what comes from now on is seen."""
-        self._connection = SessionConnection(self.pool, self.id, CLIENT_ID, self, self._is_agent_gone)
+        self._connection = SessionConnection(self.pool, self.id, CLIENT_ID, self, self._is_agent_gone, self._revive)
         self.info = await self._connection.open()
         self.kernel_generation = self.info.kernel_generation
 
@@ -178,7 +182,13 @@ class SessionClient:
 
     def on_cut(self) -> None:
         if self._requests:
-            _tell("the connection to the agent was cut; the cell goes on there, and its output follows on reconnection")
+            self._told_of_cut = True
+            _tell("the connection to the agent was cut, reconnecting; the cell goes on there, and its output follows")
+
+    def on_mended(self) -> None:
+        if self._told_of_cut:
+            self._told_of_cut = False
+            _tell("connected to the agent again")
 
     def on_end(self, error: errors.Error) -> None:
         if isinstance(error, errors.NoSuchSessionError):

@@ -139,7 +139,7 @@ async def running(folder: Path) -> AsyncIterator[tuple[Agent, FakeSession]]:
     users = UserStore(folder / "users.sqlite")
     with ThreadPoolExecutor(1) as executor:
         sampler = Sampler(inventory.sample, registry.held, executor)
-        pool = PoolService(AgentIdentity(node, "1", False, False), registry, sampler, lambda: None)
+        pool = PoolService(AgentIdentity(node, "1", False, False), registry, sampler, lambda keep_sessions: None)
         prices = make_price_list({"H100": 3600.0})
         accounts = Accounts(Ledger(folder / "usage"), registry, prices, Grants(), sampler.measure)
         server = make_server(None, pool, registry, UserBlobs(folder / "blobs"), users=users, accounts=accounts)

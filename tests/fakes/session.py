@@ -31,6 +31,7 @@ class FakeSession:
         self.lease: Lease | None = lease
         self.request = request
         self.closed_because: str | None = None
+        self.settled = False
         self._on_change = on_change
         self._desk = desk
         self._phase = Phase.STARTING
@@ -58,6 +59,15 @@ class FakeSession:
 
     def tell_choice(self, notebook_id: str, session_id: str) -> None:
         self.choices.append((notebook_id, session_id))
+
+    def settle(self) -> None:
+        self.settled = True
+
+    def side_file(self, name: str) -> None:
+        """Nothing is kept."""
+
+    def note_lease(self, lease: Lease) -> None:
+        self.lease = lease
 
     def measure_executions(self) -> None:
         pass

@@ -79,6 +79,8 @@ class Accounts(SessionObserver):
         self._measure = measure
         self._thread = ThreadPoolExecutor(1, "ledger")
         self._meters: dict[str, Meter] = {}
+        self._counted: dict[str, Total] = {}
+        """By session, before this agent: some may be taken over."""
         self._cells: list[tuple[SessionInfo, Execution]] = []
         self._unwritten: list[Use] = []
         self._in_flight: list[Use] = []
@@ -95,6 +97,7 @@ class Accounts(SessionObserver):
     async def start(self) -> None:
         """Reads what was spent so far. What cannot be read counts as nothing, and is said in the log."""
         try:
+            self._counted = await self._in_thread(lambda: self._ledger.totals("session_id"))
             self._budgets = await self._in_thread(self._ledger.budgets)
             self._month = await self._in_thread(lambda: self._ledger.totals("owner", self._month_began_unix_s))
             for owner, notebook_id in filter(lambda key: key[1], self._budgets):
@@ -252,7 +255,8 @@ class Accounts(SessionObserver):
     def _meter(self, info: SessionInfo) -> Meter:
         meter = self._meters.get(info.id)
         if meter is None:
-            meter = self._meters[info.id] = Meter(info, self.prices)
+            counted = self._counted.pop(info.id, Total())
+            meter = self._meters[info.id] = Meter(info, self.prices, counted.accelerator_s)
         return meter
 
     def _take_rows(self) -> None:

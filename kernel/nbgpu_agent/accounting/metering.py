@@ -18,13 +18,14 @@ class Meter:
     Args:
         info: The session.
         prices: By which it pays for as long as it lasts.
+        counted_s: Accelerator-seconds of it that an earlier agent has counted.
     """
 
-    def __init__(self, info: SessionInfo, prices: PriceList) -> None:
+    def __init__(self, info: SessionInfo, prices: PriceList, counted_s: float = 0.0) -> None:
         self._info = info
         self._accelerators = tuple(each for each in _held(info) if not each.shared)
         self._prices = prices
-        self._row_s = 0.0
+        self._row_s = counted_s
         self._row_ended_unix_s = info.lease.granted_unix_s if info.lease else info.created_unix_s
         self._busy_s = 0.0
         self._read_unix_s: float | None = None

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field, replace
+import json
+import logging
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from nbgpu_agent.environments.materialising import Materialiser
@@ -11,10 +13,16 @@ from nbgpu_agent.environments.platforms import python_minor
 from nbgpu_agent.environments.progress import OnProgress
 from nbgpu_agent.environments.session_files import SessionFiles
 from nbgpu_agent.errors import EnvironmentImpossibleError, InvalidRequestError
+from nbgpu_agent.journal_store import write_side_file
+from nbgpu_protocol.snapshot import LocalFile
 
 if TYPE_CHECKING:
     from nbgpu_agent.blobs import BlobStore
     from nbgpu_agent.sessions import Session
+
+logger = logging.getLogger(__name__)
+
+_SIDE_FILE = "environments.json"
 
 
 @dataclass
@@ -67,7 +75,35 @@ class SessionEnvironments:
                 path_entries=holding.files.path_entries(snapshot),
             )
             session.update(setting, changed)
+            await asyncio.to_thread(self._keep, session, holding)
         return environment.id
+
+    def adopt(self, session: Session) -> None:
+        """Goes on where an earlier agent was, with what it has kept of the session's environments and files."""
+        path = session.side_file(_SIDE_FILE)
+        try:
+            record = json.loads(path.read_bytes()) if path is not None else None
+        except (OSError, ValueError):
+            record = None
+        if record is None:
+            return
+        files = SessionFiles(session.make_working_folder(), self._blobs)
+        files.restore(LocalFile(**each) for each in record["files"])
+        self._holdings[session.id] = _Holding(files, list(record["environments"]))
+        for environment_id in record["environments"]:
+            self.materialiser.store.acquire(environment_id)
+
+    @staticmethod
+    def _keep(session: Session, holding: _Holding) -> None:
+        """Writes down what the next agent is to know. Blocks."""
+        path = session.side_file(_SIDE_FILE)
+        if path is None:
+            return
+        record = {"environments": holding.environments, "files": [asdict(each) for each in holding.files.laid_out()]}
+        try:
+            write_side_file(path, json.dumps(record).encode())
+        except OSError as error:  # the next agent lays all files out again
+            logger.warning("%s cannot be written: %s", path, error)
 
     def forget(self, session_id: str) -> None:
         """Releases what a session had. To be called when it is closed."""

@@ -27,6 +27,14 @@ class SessionFiles:
         self._blobs = blobs
         self._laid_out: dict[str, LocalFile] = {}
 
+    def laid_out(self) -> list[LocalFile]:
+        """Returns the files of the notebook that are in the folder now."""
+        return list(self._laid_out.values())
+
+    def restore(self, files: Iterable[LocalFile]) -> None:
+        """Goes on where an earlier agent was: these are in the folder."""
+        self._laid_out = {file.path: file for file in files}
+
     def path_entries(self, snapshot: Snapshot) -> tuple[str, ...]:
         """Returns where the snapshot's entries of `sys.path` lie."""
         return tuple(str(self._place(entry)) for entry in snapshot.path_entries)

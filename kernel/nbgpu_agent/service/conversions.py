@@ -13,6 +13,7 @@ from nbgpu_agent.model import (
     ClosingCause,
     EnvironmentFacts,
     Execution,
+    ExecutionState,
     KernelExit,
     KernelState,
     Lease,
@@ -56,6 +57,13 @@ _CLOSING_CAUSES = {
     ClosingCause.LIFETIME: pool_pb2.Closing.LIFETIME,
     ClosingCause.LEASE: pool_pb2.Closing.LEASE,
     ClosingCause.BUDGET: pool_pb2.Closing.BUDGET,
+}
+_EXECUTION_STATES = {
+    ExecutionState.WAITING: pool_pb2.EXECUTION_WAITING,
+    ExecutionState.RUNNING: pool_pb2.EXECUTION_RUNNING,
+    ExecutionState.SUCCEEDED: pool_pb2.EXECUTION_SUCCEEDED,
+    ExecutionState.FAILED: pool_pb2.EXECUTION_FAILED,
+    ExecutionState.LOST: pool_pb2.EXECUTION_LOST,
 }
 
 
@@ -135,6 +143,11 @@ def execution_message(execution: Execution, prices: PriceList) -> pool_pb2.Execu
         simulated=any(each.simulated for each in execution.accelerators),
         mean_utilisation_percent=execution.mean_utilisation_percent,
         peak_memory_bytes=execution.peak_memory_bytes,
+        state=_EXECUTION_STATES[execution.state],
+        cell_id=execution.cell_id,
+        code_digest=execution.code_digest,
+        first_number=execution.first_number,
+        last_number=execution.last_number,
         cost=cost,
         currency="" if cost is None else prices.currency,
     )
@@ -201,6 +214,7 @@ def session_info_message(info: SessionInfo, node: Node, prices: PriceList) -> po
         cost_per_hour=cost_per_hour,
         currency="" if cost_per_hour is None else prices.currency,
         last_executions=[execution_message(each, prices) for each in info.last_executions],
+        journal_problem=info.journal_problem,
         attached_unix_s=info.attached_unix_s,
         closing=closing_message(info.closing),
         owner=info.request.owner,

@@ -69,7 +69,8 @@ class PoolService(pool_pb2_grpc.PoolServicer):
         identity: What the agent tells of itself.
         registry: Its sessions.
         sampler: Its samples.
-        shut_down: Called when a client asks the agent to end; returns at once.
+        shut_down: Called when a client asks the agent to end, with whether it leaves its sessions to the next one;
+            returns at once.
         keeper: Of the sessions; None: one that closes none.
     """
 
@@ -78,7 +79,7 @@ class PoolService(pool_pb2_grpc.PoolServicer):
         identity: AgentIdentity,
         registry: SessionRegistry,
         sampler: Sampler,
-        shut_down: Callable[[], None],
+        shut_down: Callable[[bool], None],
         keeper: SessionKeeper | None = None,
     ) -> None:
         self._identity = identity
@@ -204,9 +205,9 @@ class PoolService(pool_pb2_grpc.PoolServicer):
             raise NotServedError(
                 "an agent is ended over its own Unix socket only", "end its process with SIGTERM on its machine"
             )
-        if not request.close_sessions:
+        if not (request.close_sessions or request.keep_sessions):
             self._registry.refuse_if_open()
-        self._shut_down()
+        self._shut_down(request.keep_sessions)
         return pool_pb2.ShutdownResponse()
 
     def _state(self) -> pool_pb2.PoolState:

@@ -25,11 +25,12 @@ from nbgpu_agent.journal import (
     Notice,
     RequestRefused,
 )
+from nbgpu_agent.journal_reading import selected
 from nbgpu_agent.model import Node, Sample, SessionInfo
 from nbgpu_agent.ownership import OwnSessions
 from nbgpu_agent.prices import PriceList
 from nbgpu_agent.service.blobs import add_blob_handlers
-from nbgpu_agent.service.conversions import kernel_exit_message, session_info_message
+from nbgpu_agent.service.conversions import execution_message, kernel_exit_message, session_info_message
 from nbgpu_agent.service.notebook_facts import notebook_facts_from
 from nbgpu_agent.service.stacks import cell_timed_out_message, held_samples, stacks_message
 from nbgpu_agent.service.translated_errors import error_message, translated
@@ -99,6 +100,38 @@ class SessionService(session_pb2_grpc.SessionServicer):
             receiving.cancel()
             with contextlib.suppress(asyncio.CancelledError, Exception):
                 await receiving
+
+    @translated
+    async def ListExecutions(  # noqa: N802
+        self, request: session_pb2.ListExecutionsRequest, context: Context
+    ) -> session_pb2.ListExecutionsResponse:
+        session = self._registry.get(request.session_id)
+        return session_pb2.ListExecutionsResponse(
+            executions=[
+                execution_message(each, self._prices)
+                for each in session.executions()
+                if not 0 < each.last_number <= request.after_number
+            ],
+            last_number=session.journal.last_number,
+            dropped_until=session.journal.dropped_until,
+        )
+
+    @translated
+    async def ReadEntries(  # noqa: N802
+        self, request: session_pb2.ReadEntriesRequest, context: Context
+    ) -> AsyncIterator[session_pb2.Entries]:
+        session = self._registry.get(request.session_id)
+        execution = None
+        if request.request_id:
+            found = [each for each in session.executions() if each.request_id == request.request_id]
+            if not found:
+                raise InvalidRequestError(
+                    f"the session has no execution {request.request_id[:200]!r}", "list them by ListExecutions"
+                )
+            execution = found[0]
+        for batch in selected(session.journal, request.after_number, request.until_number, execution):
+            for frame in _frames(batch):
+                yield frame.entries
 
     @translated
     async def Interrupt(  # noqa: N802

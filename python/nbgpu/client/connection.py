@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -18,8 +18,8 @@ from nbgpu.client.pool import Pool
 from nbgpu_protocol.fragments import Buffer, MessageAssembler, split_message
 from nbgpu_protocol.v1 import pool_pb2, session_pb2
 
-GIVE_UP_AFTER_S = 30.0
-"""How long a cut is bridged before what waits for an answer fails."""
+GIVE_UP_AFTER_S = 600.0
+"""How long a cut is bridged before what waits for an answer fails: as long as sessions wait for their agent."""
 _BACKOFF_S = (0.02, 0.1, 0.3, 1.0, 2.0)
 _ACKNOWLEDGE_EVERY = 64
 
@@ -71,6 +71,9 @@ class Listener(Protocol):
     def on_cut(self) -> None:
         """The link is gone; the connection tries to mend it."""
 
+    def on_mended(self) -> None:
+        """The link is there again; what was missed follows."""
+
     def on_end(self, error: errors.Error) -> None:
         """Nothing more will come: the session is closed, or its agent is gone."""
 
@@ -84,16 +87,25 @@ class SessionConnection:
         client_id: Of this process, for the agent's log.
         listener: Told what comes.
         is_agent_gone: Whether the agent's process is known to have ended, so that waiting for it is vain.
+        revive: Starts an agent in the place of one that is gone, which takes over its sessions; None where that is not
+            for this process to do.
     """
 
     def __init__(
-        self, pool: Pool, session_id: str, client_id: str, listener: Listener, is_agent_gone: Callable[[], bool]
+        self,
+        pool: Pool,
+        session_id: str,
+        client_id: str,
+        listener: Listener,
+        is_agent_gone: Callable[[], bool],
+        revive: Callable[[], Awaitable[object]] | None = None,
     ) -> None:
         self._pool = pool
         self._session_id = session_id
         self._client_id = client_id
         self._listener = listener
         self._is_agent_gone = is_agent_gone
+        self._revive = revive
         self._call: grpc.aio.StreamStreamCall[session_pb2.ClientFrame, session_pb2.AgentFrame] | None = None
         self._writing = asyncio.Lock()
         self._unanswered: dict[str, tuple[session_pb2.Channel, Sequence[Buffer]]] = {}
@@ -165,7 +177,9 @@ class SessionConnection:
         while True:
             try:
                 async for frame in self._read_stream():
-                    cut_at, attempt = None, 0
+                    if cut_at is not None:
+                        cut_at, attempt = None, 0
+                        self._listener.on_mended()
                     self._take(frame)
                 failure: errors.Error = errors.AgentUnreachableError("the agent ended the session's stream")
             except grpc.RpcError as error:
@@ -181,12 +195,24 @@ class SessionConnection:
                 cut_at = now
                 if self._connected.done():
                     self._listener.on_cut()
-            lost = not isinstance(failure, errors.AgentUnreachableError) or self._is_agent_gone()
+            lost = not isinstance(failure, errors.AgentUnreachableError) or await self._is_lost()
             if lost or now - cut_at > GIVE_UP_AFTER_S or not self._connected.done():
                 self._end(failure)
                 return
             await asyncio.sleep(_BACKOFF_S[min(attempt, len(_BACKOFF_S) - 1)])
             attempt += 1
+
+    async def _is_lost(self) -> bool:
+        """Returns whether there will be no agent to connect to; starts one where the last one is gone."""
+        if not self._is_agent_gone():
+            return False
+        if self._revive is None or not self._connected.done():
+            return True
+        try:
+            await self._revive()
+        except errors.Error:
+            return True
+        return False
 
     def _end(self, error: errors.Error) -> None:
         if self._connected.done():

@@ -30,6 +30,8 @@ _CHANNEL_OPTIONS: Sequence[tuple[str, Any]] = (
     ("grpc.enable_http_proxy", 0),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2_000),
+    # How long an attempt may take: by default 20 s, which a tunnel's end takes that is there when the agent is not.
+    ("grpc.min_reconnect_backoff_ms", 5_000),
 )
 
 
@@ -187,13 +189,17 @@ class Pool:
         finally:
             call.cancel()
 
-    async def shut_down(self, *, close_sessions: bool) -> None:
+    async def shut_down(self, *, close_sessions: bool, keep_sessions: bool = False) -> None:
         """Ends the agent.
 
+        Args:
+            close_sessions: With its sessions.
+            keep_sessions: Leave them, with what they compute, to the agent that is started next.
+
         Raises:
-            SessionsOpenError: It has sessions, and `close_sessions` is not set.
+            SessionsOpenError: It has sessions, and neither is set.
         """
-        request = pool_pb2.ShutdownRequest(close_sessions=close_sessions)
+        request = pool_pb2.ShutdownRequest(close_sessions=close_sessions, keep_sessions=keep_sessions)
         with translated():
             await self._pool.Shutdown(request, **self._call(KERNEL_DEADLINE_S))
 

@@ -51,6 +51,15 @@ class KernelState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     KERNEL_IDLE: _ClassVar[KernelState]
     KERNEL_EXECUTING: _ClassVar[KernelState]
     KERNEL_DEAD: _ClassVar[KernelState]
+
+class ExecutionState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    EXECUTION_STATE_UNSPECIFIED: _ClassVar[ExecutionState]
+    EXECUTION_WAITING: _ClassVar[ExecutionState]
+    EXECUTION_RUNNING: _ClassVar[ExecutionState]
+    EXECUTION_SUCCEEDED: _ClassVar[ExecutionState]
+    EXECUTION_FAILED: _ClassVar[ExecutionState]
+    EXECUTION_LOST: _ClassVar[ExecutionState]
 REASON_UNSPECIFIED: Reason
 VERSION_MISMATCH: Reason
 UNAUTHENTICATED: Reason
@@ -87,6 +96,12 @@ KERNEL_STARTING: KernelState
 KERNEL_IDLE: KernelState
 KERNEL_EXECUTING: KernelState
 KERNEL_DEAD: KernelState
+EXECUTION_STATE_UNSPECIFIED: ExecutionState
+EXECUTION_WAITING: ExecutionState
+EXECUTION_RUNNING: ExecutionState
+EXECUTION_SUCCEEDED: ExecutionState
+EXECUTION_FAILED: ExecutionState
+EXECUTION_LOST: ExecutionState
 
 class Error(_message.Message):
     __slots__ = ("reason", "message", "hint")
@@ -291,7 +306,7 @@ class Lease(_message.Message):
     def __init__(self, id: _Optional[str] = ..., accelerator_ids: _Optional[_Iterable[str]] = ..., granted_unix_s: _Optional[float] = ..., expires_unix_s: _Optional[float] = ...) -> None: ...
 
 class SessionInfo(_message.Message):
-    __slots__ = ("id", "notebook_id", "notebook_name", "spec_text", "phase", "lease", "accelerators", "node", "kernel_state", "kernel_generation", "created_unix_s", "last_active_unix_s", "executing", "executions", "kernel_exit", "python_version", "working_folder", "queue_position", "queue_length", "detail", "environment", "accelerator_seconds", "cost", "cost_per_hour", "currency", "last_executions", "attached_unix_s", "closing", "owner", "notebook")
+    __slots__ = ("id", "notebook_id", "notebook_name", "spec_text", "phase", "lease", "accelerators", "node", "kernel_state", "kernel_generation", "created_unix_s", "last_active_unix_s", "executing", "executions", "kernel_exit", "python_version", "working_folder", "queue_position", "queue_length", "detail", "environment", "accelerator_seconds", "cost", "cost_per_hour", "currency", "last_executions", "journal_problem", "attached_unix_s", "closing", "owner", "notebook")
     ID_FIELD_NUMBER: _ClassVar[int]
     NOTEBOOK_ID_FIELD_NUMBER: _ClassVar[int]
     NOTEBOOK_NAME_FIELD_NUMBER: _ClassVar[int]
@@ -318,6 +333,7 @@ class SessionInfo(_message.Message):
     COST_PER_HOUR_FIELD_NUMBER: _ClassVar[int]
     CURRENCY_FIELD_NUMBER: _ClassVar[int]
     LAST_EXECUTIONS_FIELD_NUMBER: _ClassVar[int]
+    JOURNAL_PROBLEM_FIELD_NUMBER: _ClassVar[int]
     ATTACHED_UNIX_S_FIELD_NUMBER: _ClassVar[int]
     CLOSING_FIELD_NUMBER: _ClassVar[int]
     OWNER_FIELD_NUMBER: _ClassVar[int]
@@ -348,11 +364,12 @@ class SessionInfo(_message.Message):
     cost_per_hour: float
     currency: str
     last_executions: _containers.RepeatedCompositeFieldContainer[Execution]
+    journal_problem: str
     attached_unix_s: float
     closing: Closing
     owner: str
     notebook: NotebookFacts
-    def __init__(self, id: _Optional[str] = ..., notebook_id: _Optional[str] = ..., notebook_name: _Optional[str] = ..., spec_text: _Optional[str] = ..., phase: _Optional[_Union[Phase, str]] = ..., lease: _Optional[_Union[Lease, _Mapping]] = ..., accelerators: _Optional[_Iterable[_Union[Accelerator, _Mapping]]] = ..., node: _Optional[_Union[Node, _Mapping]] = ..., kernel_state: _Optional[_Union[KernelState, str]] = ..., kernel_generation: _Optional[int] = ..., created_unix_s: _Optional[float] = ..., last_active_unix_s: _Optional[float] = ..., executing: _Optional[_Union[Execution, _Mapping]] = ..., executions: _Optional[int] = ..., kernel_exit: _Optional[_Union[KernelExit, _Mapping]] = ..., python_version: _Optional[str] = ..., working_folder: _Optional[str] = ..., queue_position: _Optional[int] = ..., queue_length: _Optional[int] = ..., detail: _Optional[str] = ..., environment: _Optional[_Union[EnvironmentFacts, _Mapping]] = ..., accelerator_seconds: _Optional[float] = ..., cost: _Optional[float] = ..., cost_per_hour: _Optional[float] = ..., currency: _Optional[str] = ..., last_executions: _Optional[_Iterable[_Union[Execution, _Mapping]]] = ..., attached_unix_s: _Optional[float] = ..., closing: _Optional[_Union[Closing, _Mapping]] = ..., owner: _Optional[str] = ..., notebook: _Optional[_Union[NotebookFacts, _Mapping]] = ...) -> None: ...
+    def __init__(self, id: _Optional[str] = ..., notebook_id: _Optional[str] = ..., notebook_name: _Optional[str] = ..., spec_text: _Optional[str] = ..., phase: _Optional[_Union[Phase, str]] = ..., lease: _Optional[_Union[Lease, _Mapping]] = ..., accelerators: _Optional[_Iterable[_Union[Accelerator, _Mapping]]] = ..., node: _Optional[_Union[Node, _Mapping]] = ..., kernel_state: _Optional[_Union[KernelState, str]] = ..., kernel_generation: _Optional[int] = ..., created_unix_s: _Optional[float] = ..., last_active_unix_s: _Optional[float] = ..., executing: _Optional[_Union[Execution, _Mapping]] = ..., executions: _Optional[int] = ..., kernel_exit: _Optional[_Union[KernelExit, _Mapping]] = ..., python_version: _Optional[str] = ..., working_folder: _Optional[str] = ..., queue_position: _Optional[int] = ..., queue_length: _Optional[int] = ..., detail: _Optional[str] = ..., environment: _Optional[_Union[EnvironmentFacts, _Mapping]] = ..., accelerator_seconds: _Optional[float] = ..., cost: _Optional[float] = ..., cost_per_hour: _Optional[float] = ..., currency: _Optional[str] = ..., last_executions: _Optional[_Iterable[_Union[Execution, _Mapping]]] = ..., journal_problem: _Optional[str] = ..., attached_unix_s: _Optional[float] = ..., closing: _Optional[_Union[Closing, _Mapping]] = ..., owner: _Optional[str] = ..., notebook: _Optional[_Union[NotebookFacts, _Mapping]] = ...) -> None: ...
 
 class Closing(_message.Message):
     __slots__ = ("idle_close_s", "idle_since_unix_s", "closes_unix_s", "warn_unix_s", "cause")
@@ -449,7 +466,7 @@ class EnvironmentFacts(_message.Message):
     def __init__(self, own: bool = ..., package_count: _Optional[int] = ..., done: _Optional[int] = ..., total: _Optional[int] = ..., current: _Optional[str] = ...) -> None: ...
 
 class Execution(_message.Message):
-    __slots__ = ("request_id", "execution_count", "started_unix_s", "message_id", "ended_unix_s", "succeeded", "accelerator_types", "simulated", "mean_utilisation_percent", "peak_memory_bytes", "cost", "currency")
+    __slots__ = ("request_id", "execution_count", "started_unix_s", "message_id", "ended_unix_s", "succeeded", "accelerator_types", "simulated", "mean_utilisation_percent", "peak_memory_bytes", "cost", "currency", "state", "cell_id", "code_digest", "first_number", "last_number")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     EXECUTION_COUNT_FIELD_NUMBER: _ClassVar[int]
     STARTED_UNIX_S_FIELD_NUMBER: _ClassVar[int]
@@ -462,6 +479,11 @@ class Execution(_message.Message):
     PEAK_MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
     COST_FIELD_NUMBER: _ClassVar[int]
     CURRENCY_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    CELL_ID_FIELD_NUMBER: _ClassVar[int]
+    CODE_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    FIRST_NUMBER_FIELD_NUMBER: _ClassVar[int]
+    LAST_NUMBER_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     execution_count: int
     started_unix_s: float
@@ -474,7 +496,12 @@ class Execution(_message.Message):
     peak_memory_bytes: int
     cost: float
     currency: str
-    def __init__(self, request_id: _Optional[str] = ..., execution_count: _Optional[int] = ..., started_unix_s: _Optional[float] = ..., message_id: _Optional[str] = ..., ended_unix_s: _Optional[float] = ..., succeeded: bool = ..., accelerator_types: _Optional[_Iterable[str]] = ..., simulated: bool = ..., mean_utilisation_percent: _Optional[float] = ..., peak_memory_bytes: _Optional[int] = ..., cost: _Optional[float] = ..., currency: _Optional[str] = ...) -> None: ...
+    state: ExecutionState
+    cell_id: str
+    code_digest: str
+    first_number: int
+    last_number: int
+    def __init__(self, request_id: _Optional[str] = ..., execution_count: _Optional[int] = ..., started_unix_s: _Optional[float] = ..., message_id: _Optional[str] = ..., ended_unix_s: _Optional[float] = ..., succeeded: bool = ..., accelerator_types: _Optional[_Iterable[str]] = ..., simulated: bool = ..., mean_utilisation_percent: _Optional[float] = ..., peak_memory_bytes: _Optional[int] = ..., cost: _Optional[float] = ..., currency: _Optional[str] = ..., state: _Optional[_Union[ExecutionState, str]] = ..., cell_id: _Optional[str] = ..., code_digest: _Optional[str] = ..., first_number: _Optional[int] = ..., last_number: _Optional[int] = ...) -> None: ...
 
 class KernelExit(_message.Message):
     __slots__ = ("exit_code", "signal", "stderr_tail", "asked_for", "ended_because")
@@ -643,10 +670,12 @@ class AcceleratorProcess(_message.Message):
     def __init__(self, pid: _Optional[int] = ..., session_id: _Optional[str] = ..., memory_bytes: _Optional[int] = ..., name: _Optional[str] = ..., other_user: bool = ...) -> None: ...
 
 class ShutdownRequest(_message.Message):
-    __slots__ = ("close_sessions",)
+    __slots__ = ("close_sessions", "keep_sessions")
     CLOSE_SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    KEEP_SESSIONS_FIELD_NUMBER: _ClassVar[int]
     close_sessions: bool
-    def __init__(self, close_sessions: bool = ...) -> None: ...
+    keep_sessions: bool
+    def __init__(self, close_sessions: bool = ..., keep_sessions: bool = ...) -> None: ...
 
 class ShutdownResponse(_message.Message):
     __slots__ = ()

@@ -174,6 +174,36 @@ class SessionClosed(_message.Message):
     reason: str
     def __init__(self, reason: _Optional[str] = ...) -> None: ...
 
+class ListExecutionsRequest(_message.Message):
+    __slots__ = ("session_id", "after_number")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    AFTER_NUMBER_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    after_number: int
+    def __init__(self, session_id: _Optional[str] = ..., after_number: _Optional[int] = ...) -> None: ...
+
+class ListExecutionsResponse(_message.Message):
+    __slots__ = ("executions", "last_number", "dropped_until")
+    EXECUTIONS_FIELD_NUMBER: _ClassVar[int]
+    LAST_NUMBER_FIELD_NUMBER: _ClassVar[int]
+    DROPPED_UNTIL_FIELD_NUMBER: _ClassVar[int]
+    executions: _containers.RepeatedCompositeFieldContainer[_pool_pb2.Execution]
+    last_number: int
+    dropped_until: int
+    def __init__(self, executions: _Optional[_Iterable[_Union[_pool_pb2.Execution, _Mapping]]] = ..., last_number: _Optional[int] = ..., dropped_until: _Optional[int] = ...) -> None: ...
+
+class ReadEntriesRequest(_message.Message):
+    __slots__ = ("session_id", "after_number", "until_number", "request_id")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    AFTER_NUMBER_FIELD_NUMBER: _ClassVar[int]
+    UNTIL_NUMBER_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    after_number: int
+    until_number: int
+    request_id: str
+    def __init__(self, session_id: _Optional[str] = ..., after_number: _Optional[int] = ..., until_number: _Optional[int] = ..., request_id: _Optional[str] = ...) -> None: ...
+
 class InterruptRequest(_message.Message):
     __slots__ = ("session_id", "request_id", "escalate")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]

@@ -44,6 +44,16 @@ class SessionStub(object):
                 request_serializer=nbgpu__protocol_dot_v1_dot_session__pb2.InterruptRequest.SerializeToString,
                 response_deserializer=nbgpu__protocol_dot_v1_dot_session__pb2.InterruptResponse.FromString,
                 _registered_method=True)
+        self.ListExecutions = channel.unary_unary(
+                '/nbgpu.v1.Session/ListExecutions',
+                request_serializer=nbgpu__protocol_dot_v1_dot_session__pb2.ListExecutionsRequest.SerializeToString,
+                response_deserializer=nbgpu__protocol_dot_v1_dot_session__pb2.ListExecutionsResponse.FromString,
+                _registered_method=True)
+        self.ReadEntries = channel.unary_stream(
+                '/nbgpu.v1.Session/ReadEntries',
+                request_serializer=nbgpu__protocol_dot_v1_dot_session__pb2.ReadEntriesRequest.SerializeToString,
+                response_deserializer=nbgpu__protocol_dot_v1_dot_session__pb2.Entries.FromString,
+                _registered_method=True)
         self.Restart = channel.unary_unary(
                 '/nbgpu.v1.Session/Restart',
                 request_serializer=nbgpu__protocol_dot_v1_dot_session__pb2.RestartRequest.SerializeToString,
@@ -85,6 +95,22 @@ class SessionServicer(object):
 
     def Interrupt(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListExecutions(self, request, context):
+        """The cells that the session has run, runs, or is to run, the oldest first: what a notebook that comes back asks, to
+        show what happened meanwhile. As many as the agent remembers, which are more than it holds the output of.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReadEntries(self, request, context):
+        """Entries of the journal that are there now, in order; the stream ends with the last of them. `Connect` follows what
+        comes after.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -137,6 +163,16 @@ def add_SessionServicer_to_server(servicer, server):
                     servicer.Interrupt,
                     request_deserializer=nbgpu__protocol_dot_v1_dot_session__pb2.InterruptRequest.FromString,
                     response_serializer=nbgpu__protocol_dot_v1_dot_session__pb2.InterruptResponse.SerializeToString,
+            ),
+            'ListExecutions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListExecutions,
+                    request_deserializer=nbgpu__protocol_dot_v1_dot_session__pb2.ListExecutionsRequest.FromString,
+                    response_serializer=nbgpu__protocol_dot_v1_dot_session__pb2.ListExecutionsResponse.SerializeToString,
+            ),
+            'ReadEntries': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReadEntries,
+                    request_deserializer=nbgpu__protocol_dot_v1_dot_session__pb2.ReadEntriesRequest.FromString,
+                    response_serializer=nbgpu__protocol_dot_v1_dot_session__pb2.Entries.SerializeToString,
             ),
             'Restart': grpc.unary_unary_rpc_method_handler(
                     servicer.Restart,
@@ -218,6 +254,60 @@ class Session(object):
             '/nbgpu.v1.Session/Interrupt',
             nbgpu__protocol_dot_v1_dot_session__pb2.InterruptRequest.SerializeToString,
             nbgpu__protocol_dot_v1_dot_session__pb2.InterruptResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListExecutions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nbgpu.v1.Session/ListExecutions',
+            nbgpu__protocol_dot_v1_dot_session__pb2.ListExecutionsRequest.SerializeToString,
+            nbgpu__protocol_dot_v1_dot_session__pb2.ListExecutionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadEntries(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/nbgpu.v1.Session/ReadEntries',
+            nbgpu__protocol_dot_v1_dot_session__pb2.ReadEntriesRequest.SerializeToString,
+            nbgpu__protocol_dot_v1_dot_session__pb2.Entries.FromString,
             options,
             channel_credentials,
             insecure,

@@ -41,6 +41,9 @@ class FakeSession:
         self.python_version = ""
         self._folder = folder
 
+    def side_file(self, name: str) -> None:
+        """Nothing is kept."""
+
     def info(self) -> Any:
         return SimpleNamespace(python_version=self.python_version)
 

@@ -1,0 +1,213 @@
+"""What a session is asked to execute: each request from its arrival to its end, and the record of those that ended."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import hashlib
+import itertools
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from nbgpu_agent.cell_timeouts import timeout_of
+from nbgpu_agent.model import Accelerator, Execution
+
+MAX_RECORDED = 1000
+_REMEMBERED_REQUESTS = 100_000
+_SHOWN = 20
+_MAX_CELL_ID_CHARACTERS = 200
+
+
+@dataclass
+class Request:
+    """An execute_request on its way: held in the session, then in the kernel, then over."""
+
+    request_id: str
+    message_id: str
+    header: dict[str, Any]
+    parts: Sequence[Any]
+    """Empty once it is sent."""
+    execution_count: int | None
+    cell_id: str = ""
+    code_digest: str = ""
+    timeout_s: float | None = None
+    """For how long it may run, from when it has begun; None: for ever."""
+    sent: bool = False
+    begun: bool = False
+    counts: bool = False
+    """A cell of the person's, other than what is run silently."""
+    replied: bool = False
+    succeeded: bool | None = None
+    idle: bool = False
+    started_unix_s: float = 0.0
+    first_number: int = 0
+    """Of its first entry in the journal; 0: none yet."""
+    kernel_ended: bool = False
+    """Under it."""
+    changed: list[asyncio.Future[None]] = field(default_factory=list)
+
+    @property
+    def over(self) -> bool:
+        return self.kernel_ended or (self.replied and self.idle)
+
+    async def changed_within(self, timeout_s: float) -> None:
+        waiter = asyncio.get_running_loop().create_future()
+        self.changed.append(waiter)
+        await asyncio.wait({waiter}, timeout=timeout_s)
+
+    def wake(self) -> None:
+        for waiter in self.changed:
+            if not waiter.done():
+                waiter.set_result(None)
+        self.changed.clear()
+
+    def execution(self, accelerators: tuple[Accelerator, ...]) -> Execution:
+        """Returns what is told of it, as long as it is not over."""
+        return Execution(
+            self.request_id,
+            self.execution_count,
+            self.started_unix_s,
+            message_id=self.message_id,
+            accelerators=accelerators,
+            cell_id=self.cell_id,
+            code_digest=self.code_digest,
+            first_number=self.first_number,
+            waiting=not self.begun,
+        )
+
+
+def request_of(request_id: str, header: dict[str, Any], parts: Sequence[Any]) -> Request:
+    """Returns the request of a message.
+
+    Args:
+        header: Decoded.
+        parts: Header, parent header, metadata, content, then buffers.
+
+    Raises:
+        ValueError: The content is no JSON.
+    """
+    metadata, content = _decoded(parts[2]), json.loads(bytes(parts[3]))
+    own = metadata.get("nbgpu")
+    count = own.get("execution_count") if isinstance(own, dict) else None
+    cell_id = metadata.get("cellId")
+    code = content.get("code") if isinstance(content, dict) else None
+    return Request(
+        request_id,
+        header.get("msg_id", ""),
+        header,
+        parts,
+        count if isinstance(count, int) else None,
+        cell_id=cell_id[:_MAX_CELL_ID_CHARACTERS] if isinstance(cell_id, str) else "",
+        code_digest=code_digest(code) if isinstance(code, str) else "",
+        timeout_s=timeout_of(parts[2]),
+    )
+
+
+def code_digest(code: str) -> str:
+    """Returns the digest by which executions of the same code are told."""
+    return f"sha256:{hashlib.sha256(code.encode(errors='surrogatepass')).hexdigest()}"
+
+
+class ExecutionRecord:
+    """The cells of a session that are over, the oldest forgotten first.
+
+    Args:
+        ended: What is remembered at first, by positions that follow each other.
+    """
+
+    def __init__(self, ended: Sequence[tuple[int, Execution]] = ()) -> None:
+        self._ended = collections.deque((each for _, each in ended), maxlen=MAX_RECORDED)
+        self._next_position = ended[-1][0] + 1 if ended else 0
+        self._changed: dict[int, Execution] = {}
+
+    def add(self, execution: Execution) -> None:
+        self._ended.append(execution)
+        self._changed[self._next_position] = execution
+        self._next_position += 1
+
+    def all(self) -> tuple[Execution, ...]:
+        """Returns all that are remembered, newest last."""
+        return tuple(self._ended)
+
+    def last(self) -> tuple[Execution, ...]:
+        """Returns those that are shown with a session, newest last."""
+        return tuple(itertools.islice(self._ended, max(0, len(self._ended) - _SHOWN), None))
+
+    def complete(
+        self, execution: Execution, *, mean_utilisation_percent: float | None, peak_memory_bytes: int | None
+    ) -> bool:
+        """Adds what was measured; returns whether the execution is still remembered."""
+        for index in range(len(self._ended) - 1, -1, -1):
+            if self._ended[index] is execution:
+                completed = replace(
+                    execution, mean_utilisation_percent=mean_utilisation_percent, peak_memory_bytes=peak_memory_bytes
+                )
+                self._ended[index] = completed
+                self._changed[self.first_position + index] = completed
+                return True
+        return False
+
+    @property
+    def first_position(self) -> int:
+        """Of the oldest that is remembered."""
+        return self._next_position - len(self._ended)
+
+    def take_changed(self) -> dict[int, Execution]:
+        """Returns what has come or changed since the last time, by positions."""
+        changed, self._changed = self._changed, {}
+        return changed
+
+
+class RequestIds:
+    """The ids of a session's requests: those that were seen here, and those that the kernel is known to have received.
+
+    Args:
+        received: What is known at first, by positions that follow each other.
+    """
+
+    def __init__(self, received: Sequence[tuple[int, str]] = ()) -> None:
+        self._seen = collections.OrderedDict((request_id, True) for _, request_id in received)
+        self._next_position = received[-1][0] + 1 if received else 0
+        self._new: dict[int, str] = {}
+
+    def __contains__(self, request_id: str) -> bool:
+        return request_id in self._seen
+
+    def see(self, request_id: str) -> bool:
+        """Notes an id; returns whether it is new."""
+        if request_id in self._seen:
+            return False
+        self._seen[request_id] = False
+        self._forget()
+        return True
+
+    def receive(self, request_id: str) -> None:
+        """Notes that the kernel has the request, or that it is answered without."""
+        if request_id and not self._seen.get(request_id):
+            self._seen[request_id] = True
+            self._new[self._next_position] = request_id
+            self._next_position += 1
+            self._forget()
+
+    @property
+    def first_position(self) -> int:
+        return max(0, self._next_position - _REMEMBERED_REQUESTS)
+
+    def take_new(self) -> dict[int, str]:
+        """Returns the ids that were received since the last time, by positions."""
+        new, self._new = self._new, {}
+        return new
+
+    def _forget(self) -> None:
+        if len(self._seen) > _REMEMBERED_REQUESTS:
+            self._seen.popitem(last=False)
+
+
+def _decoded(part: Any) -> dict[str, Any]:
+    try:
+        value = json.loads(bytes(part))
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}

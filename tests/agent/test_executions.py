@@ -1,0 +1,146 @@
+"""What a session has executed, and what a client that comes later reads of it."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from nbgpu_agent.executions import MAX_RECORDED, ExecutionRecord, code_digest
+from nbgpu_agent.journal import Journal, Message
+from nbgpu_agent.journal_reading import selected
+from nbgpu_agent.model import Execution
+from nbgpu_protocol.fragments import MessageAssembler
+from nbgpu_protocol.v1 import pool_pb2, session_pb2
+from session_clients import Client, Service, connect, run_service
+
+pytestmark = pytest.mark.asyncio
+
+
+async def listed(client: Client, after_number: int = 0) -> Any:
+    request = session_pb2.ListExecutionsRequest(session_id=client.session_id, after_number=after_number)
+    return await client.stub.ListExecutions(request)
+
+
+async def read(client: Client, **fields: Any) -> tuple[list[tuple[int, str, dict[str, Any]]], int]:
+    """Returns number, type and content of the messages that are read, and until where there is a gap."""
+    request = session_pb2.ReadEntriesRequest(session_id=client.session_id, **fields)
+    assembler, found, gap = MessageAssembler(), [], 0
+    async for entries in client.stub.ReadEntries(request):
+        for entry in entries.entries:
+            gap = gap or entry.gap.until_number
+            if entry.HasField("message") and (message := assembler.add(entry.message)) is not None:
+                header, _, _, content = (json.loads(bytes(part)) for part in message[0][:4])
+                found.append((entry.number, header["msg_type"], content))
+    return found, gap
+
+
+def text(messages: list[tuple[int, str, dict[str, Any]]]) -> str:
+    return "".join(content["text"] for _, kind, content in messages if kind == "stream")
+
+
+async def run_three(service: Service) -> list[str]:
+    """Runs a cell that succeeds, one that fails and one that begins, for a client that is gone then."""
+    async with connect(service) as client:
+        metadata = {"cellId": "cell-1"}
+        content = {"code": "print('a' * 10)", "silent": False}
+        first = await client.send(session_pb2.SHELL, "execute_request", content, **metadata)
+        await client.result(first)
+        second = await client.execute("print('b'); 1 / 0")
+        await client.result(second)
+        await client.result(await client.execute("hidden = 1", silent=True))
+        third = await client.execute("print('c', flush=True)\nimport time; time.sleep(600)")
+        await client.begun(third)
+        await client.until(lambda: "c\n" in "".join(m.content.get("text", "") for m in client.messages_of(third)))
+        return [first, second, third]
+
+
+async def test_a_client_that_comes_later_finds_what_ran(tmp_path: Path) -> None:
+    async with run_service(tmp_path) as service:
+        session = await service.open()
+        ids = await run_three(service)
+        async with connect(service, only_new=True) as client:
+            fourth = await client.execute("never()")
+            while len((answer := await listed(client)).executions) < 4:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            executions = answer.executions
+            assert [each.request_id for each in executions] == [*ids, fourth]
+            assert [each.state for each in executions] == [
+                pool_pb2.EXECUTION_SUCCEEDED,
+                pool_pb2.EXECUTION_FAILED,
+                pool_pb2.EXECUTION_RUNNING,
+                pool_pb2.EXECUTION_WAITING,
+            ]
+            assert [each.cell_id for each in executions] == ["cell-1", "", "", ""]
+            assert executions[0].code_digest == code_digest("print('a' * 10)")
+            assert executions[0].code_digest.startswith("sha256:")
+            assert 0 < executions[0].first_number < executions[0].last_number < executions[1].first_number
+            assert executions[2].first_number > executions[1].last_number
+            assert executions[2].last_number == executions[3].first_number == 0
+            assert answer.last_number == session.journal.last_number
+            assert answer.dropped_until == 0
+
+            newer = await listed(client, after_number=executions[0].last_number)
+            assert [each.request_id for each in newer.executions] == [*ids[1:], fourth]
+
+            every, _ = await read(client, request_id=ids[1])
+            assert text(every) == "b\n"
+            kinds = [kind for _, kind, _ in every]
+            assert kinds[0] == "status"
+            assert {"execute_input", "error", "execute_reply"} < set(kinds)
+            assert every[0][0] == executions[1].first_number
+            assert every[-1][0] == executions[1].last_number
+            rest, _ = await read(client, request_id=ids[1], after_number=every[3][0])
+            assert rest == every[4:]
+            assert text((await read(client, request_id=ids[2]))[0]) == "c\n"
+            assert (await read(client, request_id=fourth))[0] == []
+
+            stretch, _ = await read(client, until_number=executions[1].last_number)
+            assert text(stretch) == "a" * 10 + "\nb\n"
+            with pytest.raises(grpc.aio.AioRpcError, match="no execution 'unknown'"):
+                await read(client, request_id="unknown")
+
+            await client.interrupt(ids[2], escalate=True)
+            assert (await listed(client)).executions[2].state == pool_pb2.EXECUTION_LOST
+
+
+async def test_what_the_journal_dropped_is_told_as_a_gap(tmp_path: Path) -> None:
+    async with run_service(tmp_path) as service:
+        session = await service.open(journal_bytes=60_000)
+        async with connect(service) as client:
+            flooding = await client.execute("import sys\nfor i in range(200): print(f'{i}' * 400, flush=True)")
+            await client.result(flooding)
+            await client.run("print('last')")
+        async with connect(service, only_new=True) as client:
+            answer = await listed(client)
+            assert answer.dropped_until == session.journal.dropped_until > 0
+            messages, gap = await read(client, request_id=flooding)
+            assert gap == answer.dropped_until
+            assert messages[0][0] > gap
+            assert text((await read(client, request_id=answer.executions[1].request_id))[0]) == "last\n"
+
+
+async def test_a_stretch_ends_with_what_there_is() -> None:
+    journal = Journal()
+    for number in range(5):
+        journal.append(Message(4, [b"{}", b'{"msg_id": "m", "nbgpu_request": "r"}', b"{}", b"%d" % number]))
+    execution = Execution("r", 1, 0.0, message_id="m", first_number=2)
+    numbers = [[each.number for each in batch.entries] for batch in selected(journal, 0, 0, execution)]
+    assert numbers == [[2, 3, 4, 5]]
+    assert [len(batch.entries) for batch in selected(journal, 3, 4)] == [1]
+    assert list(selected(journal, 5)) == []
+    assert list(selected(journal, 0, 0, Execution("other", 1, 0.0, message_id="m", first_number=1))) == []
+
+
+async def test_the_record_forgets_the_oldest() -> None:
+    record = ExecutionRecord()
+    executions = [Execution(str(index), None, 0.0) for index in range(MAX_RECORDED + 5)]
+    for each in executions:
+        record.add(each)
+    assert len(record.all()) == MAX_RECORDED
+    assert [each.request_id for each in record.last()] == [each.request_id for each in executions[-20:]]
+    assert record.complete(executions[-3], mean_utilisation_percent=5.0, peak_memory_bytes=None)
+    assert record.last()[-3].mean_utilisation_percent == 5.0
+    assert not record.complete(executions[0], mean_utilisation_percent=5.0, peak_memory_bytes=None)
