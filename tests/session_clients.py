@@ -17,6 +17,7 @@ import grpc.aio
 
 from as_owner import AsOwner
 from nbgpu_agent.blobs import BlobStore
+from nbgpu_agent.ends import RecentEnds
 from nbgpu_agent.errors import NoSuchSessionError
 from nbgpu_agent.kernels import KernelLauncher
 from nbgpu_agent.model import Accelerator, Lease, SessionRequest
@@ -34,6 +35,7 @@ class Sessions:
 
     def __init__(self) -> None:
         self.sessions: dict[str, Session] = {}
+        self.ends = RecentEnds()
 
     def get(self, session_id: str) -> Session:
         try:
