@@ -134,7 +134,7 @@ async def running(folder: Path) -> AsyncIterator[tuple[Agent, FakeSession]]:
     users = UserStore(folder / "users.sqlite")
     with ThreadPoolExecutor(1) as executor:
         sampler = Sampler(inventory.sample, registry.held, executor)
-        pool = PoolService(AgentIdentity(node, "1", False, False), registry, sampler, lambda: None)
+        pool = PoolService(AgentIdentity(node, "1", False, False), registry, sampler, lambda keep_sessions: None)
         server = make_server(None, pool, registry, UserBlobs(folder / "blobs"), users=users)
         target = bind(server, ListenAddress(socket=folder / "agent.sock"))
         await server.start()
