@@ -63,7 +63,7 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     assert isinstance(refused, RequestRefused)
     assert (refused.request_id, refused.error.message) == ("r", "it ended")
     assert [each.body for each in stored.entries[7:]] == events[3:]
-    assert (stored.state, stored.executions, stored.last_number) == (b"second state", [(0, b"b"), (1, b"c")], 9)
+    assert (stored.state, stored.executions, stored.last_number) == (b"second state", [(0, b"b"), (1, b"c")], 10)
     assert stored.requests == [(0, "id-0"), (1, "id-1")]
     assert [path.name for path in (store.folder / "payloads").iterdir()] == ["3"]
     store.remove()

@@ -101,6 +101,7 @@ def _answer_for_all(fifo: Path) -> None:
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     context.set(zmq.MAX_SOCKETS, 10_000)
     outputs: dict[object, zmq.Socket[bytes]] = {}
+    silent: list[zmq.Socket[bytes]] = []
     poller = zmq.Poller()
     started = os.open(fifo, os.O_RDWR)
     poller.register(started, zmq.POLLIN)
@@ -111,8 +112,9 @@ def _answer_for_all(fifo: Path) -> None:
                     for path in os.read(started, 4096).decode().splitlines():
                         if path == "end":
                             return
-                        shell, output = _bind(context, json.loads(Path(path).read_text()))
+                        shell, output, *others = _bind(context, json.loads(Path(path).read_text()))
                         outputs[shell] = output
+                        silent += others  # which a socket that nobody refers to would close
                         poller.register(shell, zmq.POLLIN)
                 elif isinstance(ready, zmq.Socket):
                     _answer(ready, outputs[ready])
@@ -121,15 +123,14 @@ def _answer_for_all(fifo: Path) -> None:
         context.destroy(linger=0)
 
 
-def _bind(
-    context: zmq.Context[zmq.Socket[bytes]], connection: dict[str, str]
-) -> tuple[zmq.Socket[bytes], zmq.Socket[bytes]]:
+def _bind(context: zmq.Context[zmq.Socket[bytes]], connection: dict[str, str]) -> list[zmq.Socket[bytes]]:
+    """Returns the shell's socket, that of the output, and the others."""
     sockets = []
     for name, kind in (("shell", zmq.ROUTER), ("iopub", zmq.PUB), ("stdin", zmq.ROUTER), ("control", zmq.ROUTER)):
         socket = context.socket(kind)
         socket.bind(f"ipc://{connection['ip']}-{connection[f'{name}_port']}")
         sockets.append(socket)
-    return sockets[0], sockets[1]
+    return sockets
 
 
 def _answer(shell: zmq.Socket[bytes], output: zmq.Socket[bytes]) -> None:
