@@ -140,13 +140,9 @@ async def running(folder: Path) -> AsyncIterator[tuple[Agent, FakeSession]]:
     with ThreadPoolExecutor(1) as executor:
         sampler = Sampler(inventory.sample, registry.held, executor)
         pool = PoolService(AgentIdentity(node, "1", False, False), registry, sampler, lambda keep_sessions: None)
-<<<<<<< HEAD
         prices = make_price_list({"H100": 3600.0})
         accounts = Accounts(Ledger(folder / "usage"), registry, prices, Grants(), sampler.measure)
         server = make_server(None, pool, registry, UserBlobs(folder / "blobs"), users=users, accounts=accounts)
-=======
-        server = make_server(None, pool, registry, UserBlobs(folder / "blobs"), users=users)
->>>>>>> journal
         target = bind(server, ListenAddress(socket=folder / "agent.sock"))
         await server.start()
         agent = Agent(target, users, registry, sampler)
