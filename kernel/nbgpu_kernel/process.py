@@ -25,6 +25,7 @@ def prepare_process() -> None:
     whereabouts.take_folder()
     stacks_path = os.environ.pop(STACKS_FILE_VARIABLE, None)
     if stacks_path is not None:
+        whereabouts.keep_stacks_file(stacks_path)
         stacks = os.open(stacks_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         faulthandler.register(signal.SIGUSR1, file=stacks, all_threads=True)
 

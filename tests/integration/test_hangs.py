@@ -165,6 +165,70 @@ def test_a_cell_of_the_sessions_own_says_it_too(notebook: NotebookKernel, tmp_pa
     assert cell.result == "[0, 1, 2]"
 
 
+def ranks_of_cells(notebook: NotebookKernel) -> None:
+    """Has the session's ranks connected, with what the cells need, and hangs told of soon."""
+    begin = """
+        %%gpu --spmd
+        import os, time
+        import torch, torch.distributed as dist
+        rank = int(os.environ["RANK"])
+        def wait_for(path):
+            while not os.path.exists(path):
+                time.sleep(0.02)
+        if not dist.is_initialized():
+            dist.init_process_group("gloo")
+        """
+    for code in ("os.environ['NBGPU_HANG_AFTER_S'] = '0.5'", begin):
+        cell = notebook.run(textwrap.dedent(code).strip())
+        assert not cell.errors, cell.errors[0]["traceback"]
+
+
+@pytest.mark.parametrize("late", [1, 0], ids=["other-rank", "the-kernel"])
+def test_ranks_of_a_cell_hang_and_go_on(notebook: NotebookKernel, tmp_path: Path, late: int) -> None:
+    ranks_of_cells(notebook)
+    gate = tmp_path / "gate"
+    who = "ranks 1-2" if late == 0 else "ranks 0, 2"
+
+    def is_told(message: dict[str, Any]) -> bool:
+        wanted = (f"rank {late} of 3 has not come to all_reduce", f"{who} wait in all_reduce, at line 4 of Cell In[")
+        return is_report(message) and all(each in text_of(message) for each in (*wanted, f"rank {late} is in wait_for"))
+
+    code = f"""
+        %%gpu --spmd
+        if rank == {late}:
+            wait_for({str(gate)!r})
+        dist.all_reduce(torch.ones(1))
+        print("done", rank)
+        """
+    cell = notebook.start(textwrap.dedent(code).strip())
+    try:
+        report = notebook.wait_for(is_told)
+        again = notebook.wait_for(is_told)
+    finally:
+        gate.touch()
+        cell = notebook.finish(cell)
+    assert not cell.errors
+    assert "done 0" in cell.text()
+    assert f"  rank {late} is in wait_for, line " in text_of(report)
+    assert "1 collective behind" in text_of(report)
+    assert "an interrupt ends the cell" in text_of(report)
+    assert again["content"]["transient"] == report["content"]["transient"]
+    last = reports(cell)[-1]
+    assert last["msg_type"] == "update_display_data"
+    assert re.match(r"nbgpu: Went on after \d+ s without progress: ", text_of(last))
+
+
+def test_ranks_of_a_cell_wait_for_one_that_does_not_run_it(notebook: NotebookKernel) -> None:
+    ranks_of_cells(notebook)
+    cell = notebook.start("%%gpu --ranks 1-2\ndist.all_reduce(torch.ones(1))")
+    report = notebook.wait_for(lambda each: is_report(each) and "rank 0 does not run this cell" in text_of(each))
+    notebook.interrupt()
+    cell = notebook.finish(cell)
+    assert "rank 0 of 3 has not come to all_reduce" in text_of(report)
+    assert cell.errors[0]["ename"] == "KeyboardInterrupt"
+    assert re.match(r"nbgpu: Ended after \d+ s without progress: ", text_of(reports(cell)[-1]))
+
+
 def test_what_is_no_number_of_seconds_is_refused(notebook: NotebookKernel) -> None:
     (error,) = notebook.run("train.with_overrides(hang_after_s='soon')").errors
     text = without_colours("\n".join(error["traceback"]))

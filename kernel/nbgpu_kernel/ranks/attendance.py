@@ -10,6 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 from nbgpu_kernel.ranks.channel import Channel
+from nbgpu_kernel.ranks.facts import read_facts
 from nbgpu_kernel.ranks.group_release import leave_groups
 from nbgpu_kernel.ranks.resident_shell import is_callers, place_of_cell
 from nbgpu_kernel.ranks.stacks import Frame, collective, users_frame
@@ -32,6 +33,9 @@ def _answer(channel: Channel, on_end: Callable[[], None]) -> None:
         while (message := channel.receive()) is not None:
             if message["op"] == "where":
                 channel.send({"op": "here", "cell": message["cell"], "where": whereabouts()})
+            elif message["op"] == "look":
+                stack = [asdict(frame) for frame in main_thread_frames()]
+                channel.send({**message, "op": "looked", "stack": stack, **read_facts()})
             elif message["op"] == "leave":
                 channel.send({"op": "left", "had_groups": leave_groups()})
     except OSError:

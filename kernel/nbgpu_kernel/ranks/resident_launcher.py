@@ -24,6 +24,8 @@ from typing import Any
 
 from nbgpu_kernel.process import end_with_parent
 from nbgpu_kernel.ranks.call_folder import CallFolder, write_json
+from nbgpu_kernel.ranks.cell_hangs import TICK_S as HANG_TICK_S
+from nbgpu_kernel.ranks.cell_hangs import AttendedSource, CellHangs
 from nbgpu_kernel.ranks.cell_watch import TICK_S, CellWatch, Measure, Step
 from nbgpu_kernel.ranks.channel import Channel, open_channel
 from nbgpu_kernel.ranks.log_keeping import CHUNK_BYTES, LogKeeper, open_pipe
@@ -57,6 +59,8 @@ class Start:
     """Folder in which word is left of the ranks; see `nbgpu_kernel.whereabouts`."""
     call_id: str
     """Marks the ranks and all that comes from them."""
+    kernel_stacks: str | None
+    """File to which the kernel appends its stacks on SIGUSR1."""
 
 
 def launch(start_text: str) -> int:
@@ -87,6 +91,7 @@ class _Cell:
     number: int
     watch: CellWatch
     messages: dict[int, dict[str, Any]]
+    hangs: CellHangs | None = None
 
 
 class _EndedError(BaseException):
@@ -132,7 +137,7 @@ class _Launcher:
         self._folder.make_temporary()
         with contextlib.suppress(_EndedError, BrokenPipeError, ConnectionError):
             while not self._is_ending:
-                self._wait(TICK_S if self._cell is not None and self._cell.watch.needs_ticks else None)
+                self._wait(self._tick_s())
                 self._look()
 
     def end(self) -> None:
@@ -164,6 +169,13 @@ class _Launcher:
             else:
                 self._logs.keep(key.fd, key.data)
 
+    def _tick_s(self) -> float | None:
+        if self._cell is None:
+            return None
+        if self._cell.watch.needs_ticks:
+            return TICK_S
+        return HANG_TICK_S if self._cell.hangs is not None else None
+
     def _on_wakeup(self) -> None:
         with contextlib.suppress(BlockingIOError):
             os.read(self._wakeups, CHUNK_BYTES)
@@ -187,7 +199,12 @@ class _Launcher:
         if message["op"] == "left":
             self._leaving.discard(rank)
             self._had_groups = self._had_groups or message["had_groups"]
-        elif self._cell is not None and message["cell"] == self._cell.number and rank in self._cell.watch.running:
+        elif self._cell is None or message["cell"] != self._cell.number:
+            pass
+        elif message["op"] == "looked":
+            if self._cell.hangs is not None:
+                self._cell.hangs.take(rank, message)
+        elif rank in self._cell.watch.running:
             self._cell.watch.where[rank] = message["where"]
 
     def _on_rank(self, number: int) -> None:
@@ -237,6 +254,22 @@ class _Launcher:
         for number in messages:
             with contextlib.suppress(OSError):  # it has just ended, which is seen in a moment
                 self._ranks[number].cells.send({"cell": message["cell"], **messages[number]})
+        if message["hang_after_s"]:
+            self._cell.hangs = self._new_hangs(self._cell, CallFolder(Path(message["folder"])), message["hang_after_s"])
+
+    def _new_hangs(self, cell: _Cell, folder: CallFolder, hang_after_s: float) -> CellHangs:
+        def source(number: int) -> AttendedSource:
+            def send(question: int) -> None:
+                self._tell(number, {"op": "look", "cell": cell.number, "number": question})
+
+            stacks: Path | None = self._folder.stacks(number)
+            if not number:
+                stacks = Path(self._start.kernel_stacks) if self._start.kernel_stacks is not None else None
+            pid = self._ranks[number].pid if number else self._kernel.pid
+            return AttendedSource(number, pid, stacks, send, lambda: number not in cell.watch.running)
+
+        sources = [source(number) for number in sorted(cell.watch.ranks)]
+        return CellHangs(folder, self._start.world_size, hang_after_s, sources, lambda: self._logs.written_bytes)
 
     def _done(self, message: dict[str, Any]) -> None:
         """Takes the kernel's own report, as that of rank 0."""
@@ -325,6 +358,8 @@ class _Launcher:
         if interrupts:
             self._take(cell.watch.interrupt(time.monotonic()))
         self._take(cell.watch.tick(time.monotonic()))
+        if cell.hangs is not None and not cell.watch.needs_ticks:
+            cell.hangs.step()
         if not cell.watch.running:
             self._finish(cell)
 

@@ -72,6 +72,7 @@ class Residents:
             world_size,
             whereabouts.folder(),
             self.id,
+            whereabouts.stacks_file(),
         )
         with open(self._folder.launcher_log, "ab") as log:
             # In the kernel's process group: it sees interrupts that the kernel does not while it waits for other ranks.
@@ -119,7 +120,7 @@ class Residents:
         Args:
             messages: What each of them is told.
             runs_in_kernel: Whether the kernel is one of those that run it.
-            further: `preload`, `surroundings`.
+            further: `preload`, `surroundings`, `hang_after_s`.
 
         Raises:
             LauncherEndedError: The launcher is gone.
