@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from notebook_kernel import Cell, NotebookKernel, notebook_kernel, without_colours
+from notebook_kernel import Cell, NotebookKernel, notebook_kernel, wait_for_answers, without_colours
 
 BEGIN = """
 %load_ext nbgpu
@@ -116,6 +116,24 @@ def test_a_rank_fails_and_the_session_goes_on(notebook: NotebookKernel, kind: st
     cell = run(notebook, "%%gpu --spmd\nrank = int(os.environ['RANK'])\nprint('sum', connect())")
     assert cell.text() == "sum 3\n"
     assert others(cell) == "[ranks 1-2] sum 3"
+
+
+def test_the_notebooks_own_exception_is_caught_by_its_class(notebook: NotebookKernel) -> None:
+    code = """
+        try:
+            get_ipython().run_cell_magic("gpu", "--spmd", "if rank == 1:\\n    raise Mine('boom', 7)")
+        except Mine as error:
+            print(type(error) is Mine, error.number)
+        """
+    run(notebook, FRESH)
+    assert run(notebook, code).text() == "True 7\n"
+
+
+def test_the_options_are_completed(notebook: NotebookKernel) -> None:
+    wait_for_answers(notebook)
+    for typed, expected in (("%%gpu --sp", "--spmd"), ("%%gpu --ran", "--ranks"), ("%%gpu --all", "--all-ranks")):
+        reply = notebook.ask("complete_request", {"code": typed, "cursor_pos": len(typed)})
+        assert reply["matches"] == [expected]
 
 
 def test_all_ranks_that_fail_alike_keep_their_group(notebook: NotebookKernel) -> None:
