@@ -125,12 +125,14 @@ class NotebookKernel:
         return cell
 
     def wait_for(self, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-        """Returns the next iopub message that is wanted; others are passed over."""
+        """Returns the next iopub message that is wanted; others are passed over, but an error is raised here."""
         deadline = time.monotonic() + WITHIN_S
         while time.monotonic() < deadline:
             message = self._iopub(1.0)
             if message is not None and wanted(message):
                 return message
+            if message is not None and message["header"]["msg_type"] == "error":
+                raise AssertionError("\n".join(message["content"]["traceback"]))
         raise AssertionError("the message did not come")
 
     def wait_for_text(self, text: str) -> dict[str, Any]:

@@ -9,12 +9,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from queue import Empty
 from typing import Any
 
 import psutil
 import pytest
+from jupyter_client.asynchronous import AsyncKernelClient
+from jupyter_client.channels import AsyncZMQSocketChannel
 from nbclient import NotebookClient
 from nbformat import NotebookNode
+from traitlets import Type
 from traitlets.config import Config
 
 from agent_processes import KEPT
@@ -22,7 +26,33 @@ from nbgpu.client.embedded import find_agent
 from nbgpu.client.pool import Pool
 
 GONE_WITHIN_S = 20
-ENCRYPTED = Config({"KernelManager": {"transport_encryption": "auto"}})
+LOOK_AGAIN_S = 0.2
+
+
+class ShellChannel(AsyncZMQSocketChannel):
+    """Looks again and again for a reply, rather than wait for an event that may have been taken.
+
+    jupyter_client 8.10 sends past zmq.asyncio, and a send takes the event by which the loop would learn of a reply that
+    came at that moment (ZMQ_FD in zmq_getsockopt(3)). nbclient sends the states of Output widgets while it waits, and
+    then waits for ever.
+    """
+
+    async def get_msg(self, timeout: float | None = None) -> dict[str, Any]:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            left = LOOK_AGAIN_S if deadline is None else deadline - time.monotonic()
+            try:
+                return await super().get_msg(timeout=max(min(left, LOOK_AGAIN_S), 0))
+            except Empty:
+                if left <= 0:
+                    raise
+
+
+class NotebookKernelClient(AsyncKernelClient):
+    shell_channel_class = Type(ShellChannel)  # type: ignore[assignment]
+
+
+KERNELS = Config({"KernelManager": {"client_factory": NotebookKernelClient, "transport_encryption": "auto"}})
 """ipykernel warns where the notebook's kernel is on plain TCP."""
 
 
@@ -110,9 +140,7 @@ def execute(own_folders: Path) -> Callable[..., NotebookNode]:
     def run(notebook: NotebookNode, folder: Path, **options: Any) -> NotebookNode:
         resources = {"metadata": {"path": str(folder)}}
         options = {"timeout": 120, **options}
-        return NotebookClient(
-            notebook, kernel_name="python3", config=ENCRYPTED, resources=resources, **options
-        ).execute()
+        return NotebookClient(notebook, kernel_name="python3", config=KERNELS, resources=resources, **options).execute()
 
     return run
 

@@ -123,7 +123,7 @@ def test_lines_that_cannot_be_followed(notebook: NotebookKernel, workplace: Work
     for line, said in (
         ("../x", "is not in the notebook's folder"),
         ("nowhere", "is neither in the notebook's folder"),
-        ("--frm", "there is no option --frm here (there is: --to, --from, --dry-run)"),
+        ("--frm", "there is no option --frm here (there is: --to, --from, --dry-run, --environment)"),
         ("--to --from", "--to and --from together"),
         ("'x", "cannot read"),
         ("", "nothing was synced with this session before"),

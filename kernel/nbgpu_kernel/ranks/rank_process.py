@@ -54,7 +54,8 @@ def prepare_rank_process(
     crash_file = os.open(crash, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     stacks_file = os.open(stacks, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     faulthandler.enable(file=crash_file, all_threads=True)
-    faulthandler.register(STACKS_SIGNAL, file=stacks_file, all_threads=True)
+    # The stack of the main thread alone. Where it waits in C the others go on: to read theirs has crashed ranks.
+    faulthandler.register(STACKS_SIGNAL, file=stacks_file, all_threads=False)
     os.environ.pop("TORCHELASTIC_SIGNALS_TO_HANDLE", None)  # the launcher's, for itself
     atexit._clear()  # what the launcher had to do at its end
     atexit.register(multiprocessing.util._exit_function)  # type: ignore[attr-defined]

@@ -10,7 +10,8 @@ import sysconfig
 from dataclasses import dataclass
 
 _FRAME = re.compile(r'  File "(?P<file>.*)", line (?P<line>\d+) in (?P<function>.*)')
-_HEADER = re.compile(r"(Current thread|Thread) (?P<id>0x[0-9a-f]+)")
+_HEADER = re.compile(r"(Current thread |Thread )(?P<id>0x[0-9a-f]+)|Stack \(")
+"""Of a thread; the last of them where only one was asked for."""
 _COLLECTIVES = re.compile(r"[/\\]torch[/\\]distributed[/\\].*distributed_c10d\.py$")
 _BACKWARD = re.compile(r"[/\\]torch[/\\]autograd[/\\]")
 _OWN_FOLDER = os.path.dirname(os.path.abspath(__file__))
@@ -54,7 +55,7 @@ def _all_threads(dump: str) -> list[tuple[str, list[Frame]]]:
     found: list[tuple[str, list[Frame]]] = []
     for line in dump.splitlines():
         if header := _HEADER.match(line):
-            found.append((header["id"], []))
+            found.append((header["id"] or "", []))
         elif found and (frame := _FRAME.match(line)):
             found[-1][1].append(Frame(frame["file"], int(frame["line"]), frame["function"]))
     return found

@@ -8,7 +8,7 @@ import sysconfig
 from pathlib import Path
 
 import nbgpu_kernel.ranks
-from nbgpu_kernel.ranks.stacks import Frame, collective, main_thread, users_frame
+from nbgpu_kernel.ranks.stacks import Frame, collective, main_thread, threads, users_frame
 
 OWN = os.path.join(os.path.dirname(os.path.abspath(nbgpu_kernel.ranks.__file__)), "rank.py")
 PACKAGES = sysconfig.get_path("purelib")
@@ -64,3 +64,10 @@ def test_it_reads_what_this_pythons_faulthandler_writes(tmp_path: Path) -> None:
     frames = main_thread(path.read_text())
     assert [frame.function for frame in frames] == ["train"]
     assert users_frame(frames) == frames[0]
+
+
+def test_the_stack_of_one_thread_alone_has_no_identity() -> None:
+    dump = 'Stack (most recent call first):\n  File "/a.py", line 1 in old\nStack (most recent call first):\n' + (
+        '  File "/a.py", line 2 in inner\n  File "/a.py", line 3 in outer\n'
+    )
+    assert threads(dump) == [[Frame("/a.py", 2, "inner"), Frame("/a.py", 3, "outer")]]
