@@ -93,13 +93,10 @@ class Outbox:
         self._write_kept()
 
     def _send(self, channel: int, frames: Sequence[Any], *args: Any, **kwargs: Any) -> None:
-        try:
-            at = frames.index(_DELIMITER)
-        except (ValueError, AttributeError):
-            at = 0
-        if at == 0:  # of no topic, such as the welcome of a subscription
+        if not _is_message(frames):
             self._socket.send_multipart(frames, *args, **kwargs)
             return
+        at = frames.index(_DELIMITER)
         self.number += 1
         tag = NUMBER_PREFIX + b"%d:%d" % (self.number, channel)
         # A buffer may be of an array that the cell goes on to change.
@@ -142,6 +139,15 @@ class Outbox:
             self._kept_bytes -= sum(map(len, frames))
         while self._kept_bytes > _MEMORY_BYTES:  # the disk is full
             self._kept_bytes -= sum(map(len, self._kept.popleft()[2]))
+
+
+def _is_message(frames: Sequence[Any]) -> bool:
+    """Says whether this is a Jupyter message for everyone, other than the welcome of a new subscriber."""
+    try:
+        header = frames[frames.index(_DELIMITER) + 2]
+    except (ValueError, IndexError):
+        return False
+    return b'"iopub_welcome"' not in bytes(header)
 
 
 class Spool:

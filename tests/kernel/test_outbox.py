@@ -61,10 +61,20 @@ def test_output_and_replies_are_numbered_in_one_order(tmp_path: Path) -> None:
     outbox, socket, _, _ = outbox_in(tmp_path)
     outbox.send_multipart(message(b"out"))
     outbox.send_reply(1, [b"identity", *message(b"reply")[1:]])
-    outbox.send_multipart([b"<IDS|MSG>", b"", b"{}", b"{}", b"{}", b"welcome"])
+    outbox.send_multipart(message(b"of no topic")[1:])
     assert [frames[1] for frames in socket.sent[:2]] == [b"nbgpu:1:4", b"nbgpu:2:1"]
-    assert contents(socket.sent) == [b"out", b"reply", b"welcome"]
+    assert socket.sent[2][:2] == [b"nbgpu:3:4", b"<IDS|MSG>"]
+    assert contents(socket.sent) == [b"out", b"reply", b"of no topic"]
     assert b"identity" not in socket.sent[1]
+
+
+def test_the_welcome_of_a_subscriber_has_no_number(tmp_path: Path) -> None:
+    outbox, socket, _, _ = outbox_in(tmp_path)
+    welcome = [b"<IDS|MSG>", b"", b'{"msg_type": "iopub_welcome"}', b"{}", b"{}", b"{}"]
+    for frames in (welcome, [b"raw"], [b"<IDS|MSG>"]):
+        outbox.send_multipart(frames)
+    assert socket.sent == [welcome, [b"raw"], [b"<IDS|MSG>"]]
+    assert outbox.number == 0
 
 
 def test_what_is_not_acknowledged_is_said_again_between_marks(tmp_path: Path) -> None:
