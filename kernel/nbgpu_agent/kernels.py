@@ -42,7 +42,15 @@ from nbgpu_agent.processes import (
     signal_process,
     start_time,
 )
-from nbgpu_agent.stacks import ANSWER_WITHIN_S, Stacks, StackSource, read_cells, read_groups, take_stacks
+from nbgpu_agent.stacks import (
+    ANSWER_WITHIN_S,
+    STACKS_REQUEST,
+    Stacks,
+    StackSource,
+    read_cells,
+    read_groups,
+    take_stacks,
+)
 from nbgpu_agent.user_blobs import folder_of
 
 START_TIMEOUT_S = 60.0
@@ -192,7 +200,8 @@ class Kernel:
             if not self.alive:
                 raise KernelDiedError("the kernel has ended, so it has no stacks")
             ranks, known = await asyncio.to_thread(read_groups, self._whereabouts, self.id)
-            processes = await take_stacks([StackSource(self.pid, self._stacks_path), *ranks])
+            own = StackSource(self.pid, self._stacks_path, send_request=self._request_stacks)
+            processes = await take_stacks([own, *ranks])
             if not processes[0].dump:
                 raise KernelDiedError(
                     f"the kernel did not show its stacks within {ANSWER_WITHIN_S:g} s",
@@ -200,6 +209,9 @@ class Kernel:
                 )
             cells = await asyncio.to_thread(read_cells, self._whereabouts, known, [each.dump for each in processes])
             return Stacks(tuple(processes), cells)
+
+    def _request_stacks(self) -> None:
+        self.channels.send(Channel.CONTROL, message_parts(STACKS_REQUEST, {}))
 
     def log_tail(self, max_bytes: int = 0) -> str:
         """Returns the end of what the process wrote to its own stdout and stderr; 0: all that is kept."""

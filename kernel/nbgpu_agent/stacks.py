@@ -1,8 +1,10 @@
 """Asks processes of a kernel where their code is: by a signal that faulthandler answers, else by py-spy if it is here.
 
-faulthandler writes from a signal's handler in C, so it also answers for a process that computes, or waits, in C. It
-does not answer for one whose code has taken the signal for itself; py-spy reads that one from outside, where it is
-installed and the operating system permits it.
+faulthandler writes from a signal's handler in C, so it also answers for a process that computes, or waits, in C: for
+its main thread, since the others run on meanwhile, and to read theirs then has crashed processes. A kernel is asked by
+message first, which it answers for all its threads, with Python's lock held, unless code in C keeps that to itself.
+faulthandler does not answer for a process whose code has taken the signal for itself; py-spy reads that one from
+outside, where it is installed and the operating system permits it.
 """
 
 from __future__ import annotations
@@ -11,9 +13,10 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +24,12 @@ from nbgpu_agent.processes import bears_marker, signal_process
 
 CELLS_FILE = "cells"
 GROUP_PATTERN = "*.group"
+STACKS_REQUEST = "nbgpu_stacks_request"
+ALL_THREADS_MARK = "nbgpu: all threads\n"
+"""Written before what answers a message."""
 ANSWER_WITHIN_S = 2.0
+_MESSAGE_WITHIN_S = 0.5
+_MAIN_THREAD_ALONE = re.compile(r"^Stack \(most recent call first\):\n(?:  .*\n?)*", re.MULTILINE)
 _POLL_S = 0.01
 _PY_SPY_WITHIN_S = 10.0
 _MAX_DUMP_BYTES = 1 << 20
@@ -37,6 +45,8 @@ class StackSource:
     rank: int | None = None
     world_size: int = 0
     group_id: str = ""
+    send_request: Callable[[], None] | None = None
+    """Asks it by message, where it answers to that."""
 
 
 @dataclass(frozen=True)
@@ -115,13 +125,22 @@ async def take_stacks(
         py_spy: The program to ask about those that do not answer; None: none.
     """
     before = {source.pid: _size(source.path) for source in sources}
+    by_message = {source.pid for source in sources if source.send_request is not None}
     for source in sources:
-        signal_process(source.pid, signal.SIGUSR1)
+        if source.send_request is not None:
+            source.send_request()
+        else:
+            signal_process(source.pid, signal.SIGUSR1)
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + within_s
+    start = loop.time()
     sizes: dict[int, int] = {}
-    while sources and loop.time() < deadline:
+    while sources and loop.time() < start + within_s:
         await asyncio.sleep(_POLL_S)
+        if by_message and loop.time() >= start + _MESSAGE_WITHIN_S:
+            for pid in by_message:
+                if sizes.get(pid) == before[pid]:
+                    signal_process(pid, signal.SIGUSR1)
+            by_message.clear()
         previous, sizes = sizes, {source.pid: _size(source.path) for source in sources}
         # Written, and nothing more comes. What is cut back meanwhile is smaller.
         if previous == sizes and all(sizes[pid] != before[pid] for pid in sizes):
@@ -178,9 +197,17 @@ def _read(path: Path, before: int) -> str:
     try:
         with open(path, "rb", opener=_open_no_link) as file:
             file.seek(max(start, size - _MAX_DUMP_BYTES))
-            return file.read(_MAX_DUMP_BYTES).decode(errors="replace")
+            return _newest(file.read(_MAX_DUMP_BYTES).decode(errors="replace"))
     except OSError:
         return ""
+
+
+def _newest(dump: str) -> str:
+    """Returns the last answer to a message, if there is one, without what the signal brought beside it."""
+    _, mark, threads = dump.rpartition(ALL_THREADS_MARK)
+    return (
+        re.sub(r"^Stack \(most recent call first\):\n(?:  .*\n?)*", "", threads, flags=re.MULTILINE) if mark else dump
+    )
 
 
 def _open_no_link(path: str, flags: int) -> int:

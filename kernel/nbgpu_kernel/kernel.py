@@ -19,7 +19,7 @@ from IPython.core.interactiveshell import InteractiveShell
 
 from nbgpu_kernel.exceptions import pack_exception, qualified_name
 from nbgpu_kernel.interrupts import Interrupts
-from nbgpu_kernel.process import outlive_parent
+from nbgpu_kernel.process import outlive_parent, write_stacks
 from nbgpu_kernel.ranks import spmd_replies
 from nbgpu_kernel.ranks.payload import UnsendableError
 from nbgpu_kernel.ranks.spmd import SpmdCell, SpmdRanks, Wish
@@ -36,6 +36,7 @@ ASSIGN_REQUEST = "nbgpu_assign_request"
 ASSIGN_REPLY = "nbgpu_assign_reply"
 OBJECT_REQUEST = "nbgpu_object_request"
 OBJECT_REPLY = "nbgpu_object_reply"
+STACKS_REQUEST = "nbgpu_stacks_request"
 
 
 class SessionKernel(IPythonKernel):
@@ -61,6 +62,7 @@ class SessionKernel(IPythonKernel):
         self.spmd_ranks = SpmdRanks(self._live_shell, self._values)
         self.shell_handlers[ASSIGN_REQUEST] = self.assign_request
         self.shell_handlers[OBJECT_REQUEST] = self.object_request
+        self.control_handlers[STACKS_REQUEST] = self.stacks_request
         self._live_shell.events.register("post_run_cell", self._keep_result)
         self._interrupts = Interrupts(
             self._live_shell.user_global_ns,
@@ -113,6 +115,10 @@ class SessionKernel(IPythonKernel):
         found = self._values.look_at(str(parent["content"].get("id", "")))
         reply = {"status": "ok", **found} if found is not None else {"status": "error", "ename": "LookupError"}
         self._live_session.send(stream, OBJECT_REPLY, reply, parent, ident)
+
+    async def stacks_request(self, stream: Any, ident: Any, parent: Any) -> None:
+        """Appends the stacks to their file, where the agent looks: on the control thread, so while a cell runs too."""
+        write_stacks()
 
     async def dispatch_shell(self, *args: Any, **kwargs: Any) -> None:
         if args and not self._handled.is_new(args[0]):

@@ -11,7 +11,10 @@ import sys
 from nbgpu_kernel import whereabouts
 
 STACKS_FILE_VARIABLE = "NBGPU_STACKS_FILE"
-"""Names the file to which SIGUSR1 appends the stacks of all threads. Removed from the environment once read."""
+"""Names the file to which this process appends its stacks. Removed from the environment once read."""
+_ALL_THREADS_MARK = b"nbgpu: all threads\n"
+
+_stacks_file: int | None = None
 
 
 def prepare_process() -> None:
@@ -26,8 +29,17 @@ def prepare_process() -> None:
     stacks_path = os.environ.pop(STACKS_FILE_VARIABLE, None)
     if stacks_path is not None:
         whereabouts.keep_stacks_file(stacks_path)
-        stacks = os.open(stacks_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        faulthandler.register(signal.SIGUSR1, file=stacks, all_threads=True)
+        global _stacks_file
+        _stacks_file = os.open(stacks_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        # The main thread alone. Where it waits in C the others go on: to read theirs has crashed processes.
+        faulthandler.register(signal.SIGUSR1, file=_stacks_file, all_threads=False)
+
+
+def write_stacks() -> None:
+    """Appends the stacks of all threads, the main thread's last, and keeps the others from running meanwhile."""
+    if _stacks_file is not None:
+        os.write(_stacks_file, _ALL_THREADS_MARK)
+        faulthandler.dump_traceback(file=_stacks_file, all_threads=True)
 
 
 def outlive_parent() -> None:

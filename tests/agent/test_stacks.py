@@ -19,7 +19,7 @@ from nbgpu_agent.stacks import StackSource, read_cells, read_groups, take_stacks
 
 ANSWERS = """
 import faulthandler, signal, sys
-faulthandler.register(signal.SIGUSR1, file=open(sys.argv[1], "a"), all_threads=True)
+faulthandler.register(signal.SIGUSR1, file=open(sys.argv[1], "a"), all_threads=False)
 def wait_here():
     print("ready", flush=True)
     sys.stdin.read()
@@ -76,6 +76,39 @@ def test_who_answers_and_who_does_not(tmp_path: Path, processes: list[subprocess
     until(lambda: processes[0].poll() is not None)
     (gone,) = asyncio.run(take_stacks(asked[:1], within_s=0.1, py_spy=None))
     assert gone.dump == ""
+
+
+WHOLE = """nbgpu: all threads
+Thread 0x2 (most recent call first):
+  File "/a.py", line 1 in helper
+Thread 0x1 (most recent call first):
+  File "/a.py", line 2 in main
+"""
+MAIN = """Stack (most recent call first):
+  File "/a.py", line 3 in main
+"""
+
+
+@pytest.mark.parametrize("answer", [WHOLE, MAIN + WHOLE, WHOLE + MAIN, WHOLE.replace("helper", "old") + WHOLE])
+def test_what_is_asked_by_message_answers_for_all_its_threads(tmp_path: Path, answer: str) -> None:
+    path = tmp_path / "stacks"
+    path.write_text("from before\n")
+
+    def send_request() -> None:
+        with path.open("a") as file:
+            file.write(answer)
+
+    (found,) = asyncio.run(take_stacks([StackSource(os.getpid(), path, send_request=send_request)], py_spy=None))
+    assert found.dump == WHOLE.partition("\n")[2]
+
+
+def test_a_message_that_is_not_answered_is_followed_by_the_signal(
+    tmp_path: Path, processes: list[subprocess.Popen[str]]
+) -> None:
+    asked = StackSource(processes[0].pid, tmp_path / "0", send_request=lambda: None)
+    (found,) = asyncio.run(take_stacks([asked], py_spy=None))
+    assert found.dump.startswith("Stack (most recent call first):")
+    assert "in wait_here" in found.dump
 
 
 def test_py_spy_looks_at_those_that_do_not(tmp_path: Path, processes: list[subprocess.Popen[str]]) -> None:

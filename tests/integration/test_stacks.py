@@ -111,6 +111,29 @@ def test_a_kernel_that_computes(notebook: NotebookKernel, tmp_path: Path, gate: 
     assert re.search(r"left out: \d+ threads that wait for work or for messages; `--all` shows them", text)
 
 
+HOLDS_THE_LOCK = """
+%%gpu
+import ctypes, os
+def hold():
+    # Waits in C for a writer, and gives Python's lock to no other thread meanwhile.
+    os.close(ctypes.PyDLL(None).open(GATE.encode(), os.O_RDONLY))
+hold()
+"""
+
+
+def test_a_kernel_whose_other_threads_cannot_answer(notebook: NotebookKernel, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "gate")
+    cell = notebook.start(source(HOLDS_THE_LOCK, tmp_path))
+    try:
+        text = stacks_with(r"in hold\n")
+    finally:
+        os.close(os.open(tmp_path / "gate", os.O_WRONLY))
+        cell = notebook.finish(cell)
+    assert not cell.errors
+    assert "another thread" not in text
+    assert "left out" not in text
+
+
 def test_all_threads_of_a_kernel_that_does_nothing(notebook: NotebookKernel) -> None:
     text = notebook.run("%gpu stacks").text()
     assert "the kernel runs no code of yours now" in text
