@@ -30,7 +30,9 @@ from nbgpu_kernel.ranks.cell_watch import TICK_S, CellWatch, Measure, Step
 from nbgpu_kernel.ranks.channel import Channel, open_channel
 from nbgpu_kernel.ranks.log_keeping import CHUNK_BYTES, LogKeeper, open_pipe
 from nbgpu_kernel.ranks.memory_events import killed_between, read_memory_kills
-from nbgpu_kernel.ranks.processes import end_marked, exit_of, read_starts, signal_group, signal_process
+from nbgpu_kernel.ranks.processes import (
+    RANK_MARKER_VARIABLE, end_marked, exit_of, rank_mark, read_starts, signal_group, signal_process,
+)  # fmt: skip
 from nbgpu_kernel.ranks.rendezvous import Rendezvous
 from nbgpu_kernel.ranks.resident import run_resident
 from nbgpu_kernel.ranks.resident_shell import is_callers, make_shell
@@ -112,6 +114,8 @@ class _Launcher:
         self._ranks: dict[int, _Rank] = {}
         self._leaders: dict[int, int] = {}
         """The process ids of all ranks that there were, each with its start."""
+        self._orphaning: set[int] = set()
+        """The process ids of ranks that have ended, of which there may be something left."""
         self._ended: list[dict[str, Any]] = []
         """How ranks ended of which the kernel has not been told."""
         self._cell: _Cell | None = None
@@ -145,7 +149,8 @@ class _Launcher:
         for number in (signal.SIGINT, *_ENDING_SIGNALS):
             signal.signal(number, signal.SIG_IGN)
         for rank in self._ranks.values():
-            signal_group(rank.pid, signal.SIGKILL)
+            # Not its group: what tidies up its shared memory does so when it is gone. See `end_marked`.
+            signal_process(rank.pid, signal.SIGKILL)
         forget_group(self._start.whereabouts, self._call_id)
         self._rendezvous.end()
         end_marked(self._call_id, self._leaders)
@@ -235,6 +240,7 @@ class _Launcher:
     def _prepare(self, message: dict[str, Any]) -> None:
         """Says which of the ranks will be made anew, how those before them ended, and where ranks find each other."""
         self._bury()
+        self._end_orphans()
         ended, self._ended = self._ended, []
         if ended:
             self._leave_all()
@@ -327,7 +333,9 @@ class _Launcher:
                     self._selector.unregister(channel)
                 channel.close()
             self._logs.close_pipes(number)
-            signal_group(rank.pid, signal.SIGKILL)  # what it has started
+            # What it has started has its connections open as well, to which others listen.
+            signal_group(rank.pid, signal.SIGTERM)
+            self._orphaning.add(rank.pid)
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(rank.pid, 0)
             del self._ranks[number]
@@ -338,6 +346,13 @@ class _Launcher:
             if self._cell is not None:
                 self._take(self._cell.watch.report(number, self._vanished(number, ended), time.monotonic()))
             self._write_ranks()
+
+    def _end_orphans(self) -> None:
+        """Ends what is left of ranks that have ended. Blocks, for a second where something does not end by itself."""
+        while self._orphaning:
+            pid = self._orphaning.pop()
+            leaders = {pid: self._leaders[pid]} if pid in self._leaders else {}
+            end_marked(rank_mark(self._call_id, pid), leaders, variable=RANK_MARKER_VARIABLE)
 
     def _vanished(self, number: int, ended: dict[str, Any]) -> dict[str, Any]:
         report = {**ended, "kind": "vanished", "time_s": time.monotonic()}
@@ -394,6 +409,7 @@ class _Launcher:
         outcome = cell.watch.outcome()
         if cell.watch.is_breaking_up or any(report["kind"] == "vanished" for report in cell.watch.reports.values()):
             self._leave_all(already=cell.watch.was_told_to_leave)
+        self._end_orphans()
         kills = read_memory_kills()
         if outcome["kind"] != "returned":
             outcome["killed_for_memory"] = killed_between(self._kills_before, kills)
