@@ -18,7 +18,7 @@ import rank_faults
 from benchmarks.workplace import workplace
 from notebook_kernel import Cell, NotebookKernel, notebook_kernel
 
-KINDS = (*rank_faults.KINDS, "stuck")
+KINDS = (*rank_faults.KINDS, "stuck", "raise early", "kill early")
 _TIMEOUT_S = 20
 """Of the cells that would go on for ever. Long enough for a report of the hang, on a busy machine too."""
 _BEGIN = """
@@ -75,13 +75,19 @@ def fail(kind):
         sum(range(10**18))  # in C, with the lock held: no signal is seen
 """
 _FAIL = """
-connect()
-wait_until_the_others_wait({failing})
+if "{kind}".endswith("early"):  # before there is a process group
+    if dist.is_initialized():
+        dist.destroy_process_group()
+    if rank != {failing}:
+        connect()
+else:
+    connect()
+    wait_until_the_others_wait({failing})
 if rank == {failing}:
     shared = SharedMemory("{name}", create=True, size=1000)
     child = subprocess.Popen(["sleep", "600"], start_new_session=True)
     Path({note!r}).write_text(json.dumps([time.time(), os.getpid(), child.pid]))
-    fail("{kind}")
+    fail("{kind}".split()[0])
 dist.all_reduce(torch.ones(1))
 """
 _GO_ON = """

@@ -176,6 +176,16 @@ def test_what_still_refers_to_the_group_keeps_nobody_waiting(notebook: NotebookK
     assert cell.text() == "sum 3 100\n"
 
 
+@pytest.mark.parametrize("how", ["1 / 0", "os.kill(os.getpid(), signal.SIGKILL)"])
+def test_a_rank_fails_before_there_is_a_group(notebook: NotebookKernel, how: str) -> None:
+    """The others wait for it at the store, where torch sees no interrupt, and would for half an hour."""
+    run(notebook, FRESH)
+    run(notebook, "%%gpu --spmd\nif dist.is_initialized():\n    dist.destroy_process_group()")
+    _, text = fail(notebook, f"%%gpu --spmd\nif rank == 1:\n    {how}\nconnect()")
+    assert "rank 1 of 3 on" in text
+    assert "sum 3" in run(notebook, "%%gpu --spmd\nrank = int(os.environ['RANK'])\nprint('sum', connect())").text()
+
+
 def test_ranks_that_wait_for_each_other_are_interrupted_and_keep_their_variables(notebook: NotebookKernel) -> None:
     run(notebook, FRESH)
     run(notebook, "%%gpu --spmd\nconnect()\nhalf = dist.new_group([0, 2])")

@@ -8,6 +8,7 @@ then gone.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from typing import Any
 
@@ -28,6 +29,19 @@ def leave_groups() -> bool:
         _give_up(distributed)
     shut_down_gloo_connections()  # also of groups that the cell has given up itself, while something still has them
     return bool(had_groups)
+
+
+def forget_failed_groups() -> None:
+    """Has the next process group get the same name on every rank; to be called before a cell.
+
+    torch counts a group before it connects its ranks, and names it by its number, by which they find each other. Where
+    that failed on some of them, and others had not tried, they would wait for each other at different names.
+    """
+    distributed: Any = sys.modules.get("torch.distributed")
+    if distributed is None or not distributed.is_available() or distributed.is_initialized():
+        return
+    with contextlib.suppress(AttributeError):  # these are torch's own affairs
+        distributed.distributed_c10d._world.group_count = 0
 
 
 def _give_up(distributed: Any) -> None:

@@ -22,7 +22,7 @@ from nbgpu_kernel.ranks.call_folder import CallFolder
 from nbgpu_kernel.ranks.cell_values import read_cell_values
 from nbgpu_kernel.ranks.channel import Channel
 from nbgpu_kernel.ranks.failures import describe_exception
-from nbgpu_kernel.ranks.group_release import NCCL_ABORTS_ALONE, NCCL_VARIABLE
+from nbgpu_kernel.ranks.group_release import NCCL_ABORTS_ALONE, NCCL_VARIABLE, forget_failed_groups
 from nbgpu_kernel.ranks.processes import MARKER_VARIABLE, RANK_MARKER_VARIABLE, rank_mark
 from nbgpu_kernel.ranks.rank_process import prepare_rank_process
 from nbgpu_kernel.ranks.rendezvous import torchrun_variables
@@ -104,6 +104,7 @@ class _Resident:
         world = message["world"]
         os.environ.update(torchrun_variables(self._rank, world["size"], world["port"], world["id"]))
         os.environ.setdefault(NCCL_VARIABLE, NCCL_ABORTS_ALONE)
+        forget_failed_groups()
         if message["taken"]:
             read_cell_values(Path(message["values"]), self._definitions, frozenset(message["taken"]))
         return self._shell.run(message["code"], message["execution_count"])

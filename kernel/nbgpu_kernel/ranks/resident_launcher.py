@@ -382,6 +382,8 @@ class _Launcher:
         for step in steps:
             if step.measure is Measure.LEAVE:
                 self._leave(step.rank)
+                if self._cell is not None and step.rank in self._cell.watch.running:
+                    self._end_stores()  # it may wait for others there, before it has a group
             elif step.measure is Measure.ASK:
                 assert self._cell is not None
                 self._tell(step.rank, {"op": "where", "cell": self._cell.number})
@@ -428,6 +430,9 @@ class _Launcher:
             self._wait(TICK_S)
             self._bury()
         self._leaving.clear()
+        self._end_stores()
+
+    def _end_stores(self) -> None:
         listener = self._rendezvous.listen()
         with contextlib.suppress(KeyError, ValueError):
             self._selector.unregister(listener)

@@ -17,7 +17,7 @@ from IPython.core.compilerop import code_name
 from nbgpu_kernel.ranks.call_folder import CallFolder, write_json
 from nbgpu_kernel.ranks.cell_values import CellNames, CellValues, Selection, names_of_cell
 from nbgpu_kernel.ranks.failures import traceback_text
-from nbgpu_kernel.ranks.group_release import NCCL_ABORTS_ALONE, NCCL_VARIABLE
+from nbgpu_kernel.ranks.group_release import NCCL_ABORTS_ALONE, NCCL_VARIABLE, forget_failed_groups
 from nbgpu_kernel.ranks.hang_view import HangView
 from nbgpu_kernel.ranks.lines import ranks_in_words
 from nbgpu_kernel.ranks.output import FoldedView, Follower, FullView, PrefixedView, View
@@ -256,6 +256,7 @@ class SpmdCell:
         self._log: Any = None
         if wish.runs_in_kernel:
             self._environment.enter()
+            forget_failed_groups()
             SessionOutStream.copy_to = self._keep
 
     def finish(self, error: BaseException | None) -> dict[str, Any]:
