@@ -118,7 +118,7 @@ def take_failures(lab: LabPage, folder: Path) -> None:
         lab.start_cell(index)
         lab.wait_until_run(WITHIN_MS)
     lab.start_cell(HANGING)
-    expect(lab.output(HANGING)).to_contain_text("rank 3 is in", timeout=120_000)
+    expect(lab.output(HANGING)).to_contain_text("rank 3 is at line", timeout=120_000)
     lab.output(HANGING).locator("summary").first.click()
     pictures(lab, folder, "failures")
     (lab.server.work_folder / "go-on").touch()

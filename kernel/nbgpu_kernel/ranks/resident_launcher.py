@@ -123,6 +123,8 @@ class _Launcher:
         self._kills_before = read_memory_kills()
         self._leaving: set[int] = set()
         self._had_groups = False
+        self._end_stores_by_s: float | None = None
+        """When nobody is to wait at the stores any more, if not all that were told to leave have answered before."""
         self._wakeups, self._wakeup_writer = open_pipe()
         self._interrupts = 0
         self._is_ending = False
@@ -373,6 +375,8 @@ class _Launcher:
         if interrupts:
             self._take(cell.watch.interrupt(time.monotonic()))
         self._take(cell.watch.tick(time.monotonic()))
+        if self._end_stores_by_s is not None and (not self._leaving or time.monotonic() > self._end_stores_by_s):
+            self._end_stores()
         if cell.hangs is not None and not cell.watch.needs_ticks:
             cell.hangs.step()
         if not cell.watch.running:
@@ -383,7 +387,8 @@ class _Launcher:
             if step.measure is Measure.LEAVE:
                 self._leave(step.rank)
                 if self._cell is not None and step.rank in self._cell.watch.running:
-                    self._end_stores()  # it may wait for others there, before it has a group
+                    # It may wait for others at the store, before it has a group.
+                    self._end_stores_by_s = time.monotonic() + _LEAVE_WITHIN_S
             elif step.measure is Measure.ASK:
                 assert self._cell is not None
                 self._tell(step.rank, {"op": "where", "cell": self._cell.number})
@@ -433,6 +438,7 @@ class _Launcher:
         self._end_stores()
 
     def _end_stores(self) -> None:
+        self._end_stores_by_s = None
         listener = self._rendezvous.listen()
         with contextlib.suppress(KeyError, ValueError):
             self._selector.unregister(listener)
