@@ -136,7 +136,9 @@ class _Faults:
         cell = self._notebook.run(_GO_ON.strip(), within_s=180)
         took = f"{time.monotonic() - begun_s:.1f} s"
         if not cell.errors:
-            others = [message["content"]["data"]["text/plain"] for message in cell.messages if "data" in message["content"]]
+            others = [
+                message["content"]["data"]["text/plain"] for message in cell.messages if "data" in message["content"]
+            ]
             told = [cell.text("stderr").strip()] if cell.text("stderr") else []
             return f"ran, {took}: " + "; ".join([cell.text().strip(), *others[-1:], *told]), "sum 3" in cell.text()
         refused = rank_faults.said(cell.errors)
@@ -201,5 +203,7 @@ def print_table(kinds: tuple[str, ...]) -> bool:
             for failing in range(rank_faults.RANKS):
                 fields, as_it_is_to_be = faults.fail(kind, failing)
                 is_well &= as_it_is_to_be
-                print(f"| {' | '.join(field.replace('|', ' ').replace(chr(10), ' ') for field in fields)} |", flush=True)
+                print(
+                    f"| {' | '.join(field.replace('|', ' ').replace(chr(10), ' ') for field in fields)} |", flush=True
+                )
     return is_well

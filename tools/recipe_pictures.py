@@ -20,9 +20,10 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 sys.path.insert(0, str(ROOT / "tools"))
 
+from picture import CHROMIUM_NAMES  # noqa: E402
+
 from agent_lab import run_lab_with_agent  # noqa: E402
 from lab_page import LabPage  # noqa: E402
-from picture import CHROMIUM_NAMES  # noqa: E402
 
 RECIPES = ROOT / "binder" / "recipes"
 SLOW = ("ray_train", "deepspeed")

@@ -60,8 +60,8 @@ MAX_LOG_BYTES = 4 << 20
 _LOG_TRIM_INTERVAL_S = 5.0
 _TERMINATION_GRACE_S = 0.3
 _TIDY_GRACE_S = 1.0
-"""For what the kernel's process left: what keeps shared memory tidy (multiprocessing's resource tracker) ignores SIGTERM,
-and ends by itself when its owner is gone."""
+"""For what the kernel's process left: what keeps shared memory tidy (multiprocessing's resource tracker) does not
+listen to SIGTERM, and ends by itself when its owner is gone."""
 _MAX_FAILED_SPARES = 3
 _MAX_SOCKETS = 1 << 16
 """zmq's own 1023 are those of 170 kernels."""

@@ -11,8 +11,6 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-import psutil
-
 from benchmarks.cell_latency import ipyparallel_kernel
 from benchmarks.front_end import FrontEnd, started_kernel
 from benchmarks.measurement import Row, Timing, measure

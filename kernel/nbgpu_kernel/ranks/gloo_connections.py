@@ -1,8 +1,7 @@
 """Shuts down the connections of gloo's process groups, whoever still refers to the groups.
 
 torch closes them with the group itself, which lives for as long as anything has it: a model in DDP, an optimizer, the
-traceback of what the group raised. `destroy_process_group` and `abort` do nothing about gloo's connections (torch 2.13).
-Until they are closed those who wait for this rank wait on.
+traceback of what the group raised. `destroy_process_group` and `abort` leave gloo's connections open (torch 2.13). Until they are closed those who wait for this rank wait on.
 """
 
 from __future__ import annotations
@@ -59,7 +58,7 @@ def _epoll_of(task: Path) -> int | None:
 
 
 def _shut_down(descriptor: int, inode: int) -> bool:
-    """Shuts a connection down, if it still is the one of that inode; what only listens, and what is no socket, stays."""
+    """Shuts a connection down, if it still is the one of that inode; what listens, or is no socket, stays."""
     with contextlib.suppress(OSError):
         own = os.dup(descriptor)
         try:

@@ -27,9 +27,7 @@ def rank_mark(call_id: str, pid: int) -> str:
     return f"{call_id}-{pid}"
 
 
-def marked_processes(
-    call_id: str, leaders: Mapping[int, int], *, variable: str = MARKER_VARIABLE
-) -> Iterator[int]:
+def marked_processes(call_id: str, leaders: Mapping[int, int], *, variable: str = MARKER_VARIABLE) -> Iterator[int]:
     """Yields the ids of the call's processes that still run, without this one. Linux only; elsewhere there are none.
 
     Args:

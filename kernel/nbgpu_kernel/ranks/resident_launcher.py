@@ -31,7 +31,13 @@ from nbgpu_kernel.ranks.channel import Channel, open_channel
 from nbgpu_kernel.ranks.log_keeping import CHUNK_BYTES, LogKeeper, open_pipe
 from nbgpu_kernel.ranks.memory_events import killed_between, read_memory_kills
 from nbgpu_kernel.ranks.processes import (
-    RANK_MARKER_VARIABLE, end_marked, exit_of, rank_mark, read_starts, signal_group, signal_process,
+    RANK_MARKER_VARIABLE,
+    end_marked,
+    exit_of,
+    rank_mark,
+    read_starts,
+    signal_group,
+    signal_process,
 )  # fmt: skip
 from nbgpu_kernel.ranks.rendezvous import Rendezvous
 from nbgpu_kernel.ranks.resident import run_resident
