@@ -75,8 +75,7 @@ class Completion:
         before = context.text_until_cursor.lstrip()
         if before.startswith("%gpu ") or (before.startswith("%%gpu ") and context.cursor_line == 0):
             found = [SimpleCompletion(text, type="magic") for text in self._on_magic_line(before)]
-            # Python's names are none of this line's: `--ran` is no sum of `range`.
-            return {"completions": found, "suppress": bool(found)}
+            return {"completions": found, "suppress": True}  # such as `range`, which Python knows for `--ran`
         return {"completions": self._names(context) or self._attributes_of_handle(context)}
 
     def _on_magic_line(self, before: str) -> list[str]:

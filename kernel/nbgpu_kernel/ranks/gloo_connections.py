@@ -1,7 +1,8 @@
 """Shuts down the connections of gloo's process groups, whoever still refers to the groups.
 
 torch closes them with the group itself, which lives for as long as anything has it: a model in DDP, an optimizer, the
-traceback of what the group raised. `destroy_process_group` and `abort` leave gloo's connections open (torch 2.13). Until they are closed those who wait for this rank wait on.
+traceback of what the group raised. `destroy_process_group` and `abort` leave gloo's connections open (torch 2.13), and
+until they are closed those who wait for this rank wait on.
 """
 
 from __future__ import annotations
