@@ -18,13 +18,11 @@ from playwright.sync_api import Page, expect, sync_playwright
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
-sys.path.insert(0, str(ROOT / "tools"))
-
-from picture import CHROMIUM_NAMES  # noqa: E402
 
 from agent_lab import run_lab_with_agent  # noqa: E402
 from lab_page import LabPage  # noqa: E402
 
+CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 RECIPES = ROOT / "binder" / "recipes"
 SLOW = ("ray_train", "deepspeed")
 """Not taken unless they are named."""
