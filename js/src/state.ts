@@ -122,6 +122,10 @@ export interface ISession {
   /** The notebook's Jupyter kernel id. */
   notebook_id: string | null;
   notebook_name: string | null;
+  /** By what the notebook is known again when it has another kernel. */
+  notebook_key: string | null;
+  /** Its notebook's kernel, or another program that uses it, is connected to it. */
+  notebook_connected: boolean;
   spec_text: string;
   phase: Phase | null;
   /** 1 is next; while it is queued. */

@@ -18,6 +18,8 @@ MAX_RECORDED = 1000
 _REMEMBERED_REQUESTS = 100_000
 _SHOWN = 20
 _MAX_CELL_ID_CHARACTERS = 200
+_MAX_DIGEST_CHARACTERS = 100
+_MAX_SHOWN_CHARACTERS = 16 << 10
 
 
 @dataclass
@@ -32,6 +34,8 @@ class Request:
     execution_count: int | None
     cell_id: str = ""
     code_digest: str = ""
+    source_digest: str = ""
+    shown_before: str = ""
     timeout_s: float | None = None
     """For how long it may run, from when it has begun; None: for ever."""
     sent: bool = False
@@ -75,6 +79,8 @@ class Request:
             code_digest=self.code_digest,
             first_number=self.first_number,
             waiting=not self.begun,
+            source_digest=self.source_digest,
+            shown_before=self.shown_before,
         )
 
 
@@ -90,7 +96,8 @@ def request_of(request_id: str, header: dict[str, Any], parts: Sequence[Any]) ->
     """
     metadata, content = _decoded(parts[2]), json.loads(bytes(parts[3]))
     own = metadata.get("nbgpu")
-    count = own.get("execution_count") if isinstance(own, dict) else None
+    own = own if isinstance(own, dict) else {}
+    count, source_digest, shown = own.get("execution_count"), own.get("source_digest"), own.get("shown_before")
     cell_id = metadata.get("cellId")
     code = content.get("code") if isinstance(content, dict) else None
     return Request(
@@ -101,6 +108,8 @@ def request_of(request_id: str, header: dict[str, Any], parts: Sequence[Any]) ->
         count if isinstance(count, int) else None,
         cell_id=cell_id[:_MAX_CELL_ID_CHARACTERS] if isinstance(cell_id, str) else "",
         code_digest=code_digest(code) if isinstance(code, str) else "",
+        source_digest=source_digest[:_MAX_DIGEST_CHARACTERS] if isinstance(source_digest, str) else "",
+        shown_before=shown if isinstance(shown, str) and len(shown) <= _MAX_SHOWN_CHARACTERS else "",
         timeout_s=timeout_of(parts[2]),
     )
 
@@ -140,14 +149,24 @@ class ExecutionRecord:
     ) -> bool:
         """Adds what was measured; returns whether the execution is still remembered."""
         for index in range(len(self._ended) - 1, -1, -1):
-            if self._ended[index] is execution:
+            known = self._ended[index]
+            if (known.request_id, known.started_unix_s) == (execution.request_id, execution.started_unix_s):
                 completed = replace(
-                    execution, mean_utilisation_percent=mean_utilisation_percent, peak_memory_bytes=peak_memory_bytes
+                    known, mean_utilisation_percent=mean_utilisation_percent, peak_memory_bytes=peak_memory_bytes
                 )
                 self._ended[index] = completed
                 self._changed[self.first_position + index] = completed
                 return True
         return False
+
+    def settle(self, cell_ids: frozenset[str]) -> bool:
+        """Notes that what these cells have put out until now is not needed any more; returns whether that is new."""
+        changed = False
+        for index, execution in enumerate(self._ended):
+            if execution.cell_id in cell_ids and not execution.settled:
+                self._ended[index] = self._changed[self.first_position + index] = replace(execution, settled=True)
+                changed = True
+        return changed
 
     @property
     def first_position(self) -> int:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 import json
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -147,6 +148,7 @@ class Session:
         self._record = ExecutionRecord()
         self._notebook: NotebookFacts | None = None
         self._unmeasured: list[Execution] = []
+        self._notebook_connections = 0
         self._executions = 0
         self._kernel_exit: KernelExit | None = None
         self._python_version = ""
@@ -322,17 +324,19 @@ class Session:
         self._environment = environment
         self._on_change()
 
-    def attach(self, notebook_id: str, notebook_name: str = "") -> None:
+    def attach(self, notebook_id: str, notebook_name: str = "", notebook_key: str = "") -> None:
         """Makes it the notebook's; of none, if the id is empty.
 
         Args:
             notebook_id: Its Jupyter kernel id.
             notebook_name: Empty: as it is.
+            notebook_key: Likewise.
         """
         name = notebook_name or self._request.notebook_name
+        key = notebook_key or self._request.notebook_key
         if notebook_id != self._request.notebook_id:
             self._notebook = None
-        self._request = replace(self._request, notebook_id=notebook_id, notebook_name=name)
+        self._request = replace(self._request, notebook_id=notebook_id, notebook_name=name, notebook_key=key)
         self._attached_unix_s = self._now() if notebook_id else 0.0
         self._on_change()
 
@@ -441,6 +445,7 @@ class Session:
             attached_unix_s=self._attached_unix_s,
             closing=self._closing_facts,
             notebook=self._notebook,
+            notebook_connected=self._notebook_connections > 0,
         )
 
     def executions(self) -> tuple[Execution, ...]:
@@ -448,6 +453,22 @@ class Session:
         current = self._current
         going_on = [current] if current is not None and (current.counts or not current.begun) else []
         return (*self._record.all(), *(each.execution(self._accelerators()) for each in (*going_on, *self._waiting)))
+
+    def settle_executions(self, cell_ids: frozenset[str]) -> None:
+        """Notes that nobody needs to be shown any more what these cells have put out until now."""
+        if self._record.settle(cell_ids):
+            self._keeper.note()
+
+    @contextlib.contextmanager
+    def connected(self) -> Iterator[None]:
+        """Counts a client that is no observer for as long as the block lasts."""
+        self._notebook_connections += 1
+        self._on_change()
+        try:
+            yield
+        finally:
+            self._notebook_connections -= 1
+            self._on_change()
 
     def _accelerators(self) -> tuple[Accelerator, ...]:
         return self.lease.accelerators if self.lease is not None else ()

@@ -11,15 +11,17 @@ from typing import Any
 from IPython.core.magic import Magics, line_cell_magic, magics_class
 
 from nbgpu import errors, words
+from nbgpu.cell_record import CellRecord
 from nbgpu.cell_timeout import TIMEOUT_OPTION, parse_duration
 from nbgpu.client.background import background
 from nbgpu.environment_commands import PLAN_OPTION, EnvironmentCommands
 from nbgpu.limit_commands import LimitCommands, take_idle
 from nbgpu.live_metrics.table import show_metrics
-from nbgpu.notebook import notebook_id, this_notebook
+from nbgpu.notebook import current_request, notebook_id, this_notebook
 from nbgpu.progress import OpeningProgress
 from nbgpu.ranks.call import RANK_OPTION, read_rank_log
 from nbgpu.ranks.spmd import take_spmd, wish_for
+from nbgpu.remote_exceptions import rendered
 from nbgpu.session import Session, execute_cell, open_session
 from nbgpu.session_client import SessionClient
 from nbgpu.spec import Spec, parse_spec
@@ -222,6 +224,10 @@ class GpuMagics(Magics):
     # %%gpu
 
     def _run_cell(self, line: str, cell: str) -> None:
+        with CellRecord(current_request()["content"].get("code", "")) as record:
+            self._run_recorded(line, cell, record)
+
+    def _run_recorded(self, line: str, cell: str, record: CellRecord) -> None:
         rest, spmd = take_spmd(self.environment.take_python(line))
         rest, send, bring = take_names(rest)
         rest, limit = take_value(rest, TIMEOUT_OPTION)
@@ -235,19 +241,20 @@ class GpuMagics(Magics):
                 f"{NO_SYNC_OPTION} says that nothing is sent or brought back, -i and -o that it is"
             )
         sticky = STICKY_OPTION in command.options
-        client = self._session_for(command.spec, wait="--no-wait" not in command.options)
+        client = self._session_for(command.spec, wait="--no-wait" not in command.options, record=record)
         if sticky:
-            held = words.accelerators_in_words(client.info.accelerators)
-            self.shell.display_pub.publish({"text/plain": f"▸ on {held}"})
+            place = {"text/plain": f"▸ on {words.accelerators_in_words(client.info.accelerators)}"}
+            self.shell.display_pub.publish(place)
+            record.note_display(place)
         self.environment.bring_up_to_date(client, cell)
         code = code_to_run("" if sticky else f"%%gpu {line}".rstrip(), cell)
         # The cell's own number: `execution_count` is the next one already in newer versions of IPython.
         count = self.shell.displayhook.prompt_count
         wish = Wish() if NO_SYNC_OPTION in command.options else Wish.of_cell(analyse(cell), send, bring)
         spmd_wish = wish_for(spmd, client.info.accelerators, client.info.node.hostname) if spmd is not None else None
-        execute_cell(client, code, wish, execution_count=count, timeout_s=timeout_s, spmd=spmd_wish)
+        execute_cell(client, code, wish, execution_count=count, timeout_s=timeout_s, spmd=spmd_wish, record=record)
 
-    def _session_for(self, spec: Spec | None, *, wait: bool) -> SessionClient:
+    def _session_for(self, spec: Spec | None, *, wait: bool, record: CellRecord | None = None) -> SessionClient:
         notebook, known_end = this_notebook(), False
         if notebook.chosen is not None and notebook.chosen.end is not None:
             _tell(f"{notebook.chosen.end.message()}; opening a new session")
@@ -257,7 +264,7 @@ class GpuMagics(Magics):
         attached = notebook.attached_that_meets(spec) if spec else chosen
         if attached is not None:
             return attached
-        client, existing = self._open(spec, wait=wait, quiet=known_end)
+        client, existing = self._open(spec, wait=wait, quiet=known_end, record=record)
         if chosen is None:
             background().run(notebook.choose(client))
         elif not existing:
@@ -276,6 +283,7 @@ class GpuMagics(Magics):
         quiet: bool = False,
         pool_name: str | None = None,
         idle_close_s: float | None = None,
+        record: CellRecord | None = None,
     ) -> tuple[SessionClient, bool]:
         """Opens or finds a session; says what became of the last one, unless the person was told so already."""
         held = this_notebook().held()
@@ -283,6 +291,8 @@ class GpuMagics(Magics):
             opened = open_session(
                 spec, new=new, wait=wait, on_update=progress, pool_name=pool_name, idle_close_s=idle_close_s
             )
+        if progress.was_shown and record is not None:
+            record.note_cleared()
         if progress.notice and not quiet:
             _tell(f"{progress.notice}; this is a new one, without its variables")
         return opened
@@ -428,7 +438,7 @@ def code_to_run(first_line: str, cell: str) -> str:
 
 def _without_frames(error: errors.Error) -> errors.Error:
     """Has IPython show the error by its message alone: the frames between the magic and the error are ours."""
-    lines = [f"\x1b[31m{type(error).__name__}\x1b[0m: {error}"]
+    lines = rendered(error)
     if not hasattr(error, "_render_traceback_"):
         error._render_traceback_ = lambda: lines  # type: ignore[attr-defined]
     return error

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, Literal, NoReturn, TypeVar, overload
 
 from nbgpu import errors, words
+from nbgpu.cell_record import CellRecord
 from nbgpu.client.background import background, wait_for
 from nbgpu.execution import Request
 from nbgpu.live_metrics.readings import as_frame, recorded_rows
@@ -140,6 +141,7 @@ class _SessionBase:
         silent: bool = False,
         spmd: Mapping[str, Any] | None = None,
         timeout_s: float | None = None,
+        record: CellRecord | None = None,
     ) -> tuple[Request, Coroutine[Any, Any, None]]:
         """Returns the request, and the coroutine that sends it."""
         parent = current_request()
@@ -159,11 +161,13 @@ class _SessionBase:
             own["spmd"] = dict(spmd)
         if timeout_s is not None:
             own["timeout_s"] = timeout_s
-        if own:
-            metadata["nbgpu"] = own
         header = {**parent["header"], "msg_type": "execute_request"}
         request = Request(header, CLIENT_ID, choose_publisher(), reply_to_input=self._reply_to_input)
         self._client.take_notices()
+        if record is not None:
+            own.update(record.take())
+        if own:
+            metadata["nbgpu"] = own
         _flush()
         return request, self._client.send(request, content, metadata, buffers)
 
@@ -329,13 +333,15 @@ class Session(_SessionBase):
         execution_count: int | None = None,
         spmd: Mapping[str, Any] | None = None,
         timeout_s: float | None = None,
+        record: CellRecord | None = None,
     ) -> Request:
         """Runs code and waits for the answer, interruptibly. What is silent is not the person's, and not bounded."""
         if self._needs_reviving:
             background().run(self._revive())
         limit_s = None if silent else timeout_s
+        record = None if silent else record
         request, sending = self._prepare(
-            code, execution_count, values, buffers, silent=silent, spmd=spmd, timeout_s=limit_s
+            code, execution_count, values, buffers, silent=silent, spmd=spmd, timeout_s=limit_s, record=record
         )
         background().submit(sending)
         wait_interruptibly(self._client, request)
@@ -514,6 +520,7 @@ def execute_cell(
     execution_count: int | None = None,
     spmd: Mapping[str, Any] | None = None,
     timeout_s: float | None = None,
+    record: CellRecord | None = None,
 ) -> Any:
     """Runs a cell's code with what it reads of this notebook sent before, and what it binds bound here after.
 
@@ -524,6 +531,7 @@ def execute_cell(
         execution_count: As `Session.execute`.
         timeout_s: For how long it may run, from when it begins; None: for ever.
         spmd: For a cell on ranks: what `nbgpu.ranks.spmd.wish_for` returned.
+        record: What the agent is told of the cell; None: the code is not the whole of one.
 
     Returns:
         What its last expression showed.
@@ -532,7 +540,9 @@ def execute_cell(
         BaseException: As `Session.execute` does; nothing is bound then.
     """
     session = Session(client)
-    run = functools.partial(session._run, execution_count=execution_count, timeout_s=timeout_s, spmd=spmd)
+    run = functools.partial(
+        session._run, execution_count=execution_count, timeout_s=timeout_s, spmd=spmd, record=record
+    )
     exchange = Exchange(client, run)
     return exchange.run_cell(code, wish, session._finish)
 
