@@ -276,6 +276,28 @@ export interface ISample {
 export type Message =
   ({ kind: 'state' } & IPageState) | { kind: 'samples'; pool: string; samples: ISample[] };
 
+/** A message of the Jupyter protocol, as an output area takes it. */
+export interface IReplayedOutput {
+  msg_type: string;
+  content: Record<string, unknown>;
+}
+
+/** A piece of what one cell's last execution put out, in order, from its beginning on. */
+export interface IReplayMessage {
+  kind: 'outputs';
+  cell_id: string;
+  /** The `msg_id` of the execute_request. */
+  request_id: string;
+  execution_count: number | null;
+  outputs: IReplayedOutput[];
+  /** How many messages of its session from its time the agent does not hold any more. */
+  dropped: number;
+  /** What comes after this is new. */
+  caught_up: boolean;
+  /** Nothing comes after this. */
+  over: boolean;
+}
+
 /** The answer to a trial of an address. */
 export interface IPoolTrial {
   ok: boolean;
