@@ -121,7 +121,14 @@ class Result:
 class Client:
     """One connection to a session. Keeps what came: messages in `received`, everything else in `events`."""
 
-    def __init__(self, channel: grpc.aio.Channel, session_id: str, after_number: int = 0, only_new: bool = False):
+    def __init__(
+        self,
+        channel: grpc.aio.Channel,
+        session_id: str,
+        after_number: int = 0,
+        only_new: bool = False,
+        observer: bool = False,
+    ):
         self.session_id = session_id
         self.stub: Any = session_pb2_grpc.SessionStub(channel)
         self.received: list[Received] = []
@@ -130,7 +137,7 @@ class Client:
         self.last_number = 0
         self.connected: session_pb2.Connected | None = None
         self._connect = session_pb2.ConnectRequest(
-            session_id=session_id, client_id="test", after_number=after_number, only_new=only_new
+            session_id=session_id, client_id="test", after_number=after_number, only_new=only_new, observer=observer
         )
         self._changed = asyncio.Condition()
         self._reading: asyncio.Task[None] | None = None

@@ -11,12 +11,17 @@ import pytest
 from nbgpu_agent.executions import MAX_RECORDED, ExecutionRecord, code_digest
 from nbgpu_agent.journal import Journal, Message
 from nbgpu_agent.journal_reading import selected
-from nbgpu_agent.model import Execution
+from nbgpu_agent.model import Execution, Node
+from nbgpu_agent.prices import PriceList
+from nbgpu_agent.service.conversions import session_info_message
+from nbgpu_agent.session_state import execution_from_json
 from nbgpu_protocol.fragments import MessageAssembler
 from nbgpu_protocol.v1 import pool_pb2, session_pb2
 from session_clients import Client, Service, connect, run_service
 
 pytestmark = pytest.mark.asyncio
+
+UNKNOWN_NODE = Node(id="", hostname="", platform="", cpu_count=0, memory_bytes=0, driver_version=None)
 
 
 async def listed(client: Client, after_number: int = 0) -> Any:
@@ -144,3 +149,47 @@ async def test_the_record_forgets_the_oldest() -> None:
     assert record.complete(executions[-3], mean_utilisation_percent=5.0, peak_memory_bytes=None)
     assert record.last()[-3].mean_utilisation_percent == 5.0
     assert not record.complete(executions[0], mean_utilisation_percent=5.0, peak_memory_bytes=None)
+
+
+async def test_what_a_cell_is_known_again_by_is_kept_and_so_is_that_its_notebook_has_it(tmp_path: Path) -> None:
+    async with run_service(tmp_path) as service:
+        session = await service.open()
+        async with connect(service) as client:
+            own = {"source_digest": "sha256:1", "shown_before": "[]"}
+            for cell_id in ("cell-1", "cell-2", "cell-1"):
+                content = {"code": "1", "silent": False}
+                await client.result(
+                    await client.send(session_pb2.SHELL, "execute_request", content, cellId=cell_id, nbgpu=own)
+                )
+            executions = (await listed(client)).executions
+            assert [(each.source_digest, each.shown_before) for each in executions] == [("sha256:1", "[]")] * 3
+            assert not any(each.settled for each in executions)
+            session.new_executions()
+
+            request = session_pb2.SettleExecutionsRequest(session_id=session.info().id, cell_ids=["cell-1", ""])
+            await client.stub.SettleExecutions(request)
+            executions = (await listed(client)).executions
+            assert [each.settled for each in executions] == [True, False, True]
+            written = [execution_from_json(each) for _, each in session.new_executions()[0]]
+            assert [(each.cell_id, each.settled) for each in written] == [("cell-1", True)] * 2
+            shown = session_info_message(session.info(), UNKNOWN_NODE, PriceList())
+            assert [(each.source_digest, each.shown_before) for each in shown.last_executions] == [("sha256:1", "")] * 3
+
+            too_many = session_pb2.SettleExecutionsRequest(session_id=session.info().id, cell_ids=["x"] * 10_001)
+            with pytest.raises(grpc.aio.AioRpcError, match="10001 cells at once"):
+                await client.stub.SettleExecutions(too_many)
+
+
+async def test_an_observer_reads_and_is_not_the_notebook(tmp_path: Path) -> None:
+    async with run_service(tmp_path) as service:
+        session = await service.open()
+        assert not session.info().notebook_connected
+        async with connect(service) as client:
+            asked = await client.execute("print('a')")
+            await client.result(asked)
+            assert session.info().notebook_connected
+        while session.info().notebook_connected:  # noqa: ASYNC110 - the agent hears of the end of a stream when it does
+            await asyncio.sleep(0.01)
+        async with connect(service, observer=True) as observer:
+            assert not session.info().notebook_connected
+            await observer.until(lambda: any(m.type == "execute_reply" for m in observer.messages_of(asked)))

@@ -181,4 +181,6 @@ def load_again(lab):
 
 def note_answer(socket, answered):
     """Has the socket put itself into the list when it was asked, and is closed since."""
-    socket.on("framesent", lambda _: socket.on("close", answered.append))
+    asked = []
+    socket.on("framesent", lambda _: asked.append(socket))
+    socket.on("close", lambda _: answered.extend(asked))

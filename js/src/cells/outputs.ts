@@ -1,7 +1,7 @@
 /** Does with messages what JupyterLab's output area does with those of a cell that runs, without a kernel behind it. */
 
 import type { CodeCell } from '@jupyterlab/cells';
-import { JSONExt, type ReadonlyPartialJSONValue } from '@lumino/coreutils';
+import { JSONExt } from '@lumino/coreutils';
 
 import type { IReplayedOutput } from '../state';
 
