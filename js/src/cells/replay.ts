@@ -13,6 +13,8 @@ import { usesGpu } from './usage';
 
 const FIRST_RETRY_MS = 500;
 const LAST_RETRY_MS = 15_000;
+/** In a row and without a word, after which the next change is waited for: the server may not have the kernel. */
+const MAX_FAILURES = 8;
 /** With which the server says that it has sent all there is. */
 const CLOSED_NORMALLY = 1000;
 
@@ -42,6 +44,7 @@ export class Replays implements IDisposable {
   private _asked = '';
   private _timer: ReturnType<typeof setTimeout> | undefined;
   private _retry_ms = FIRST_RETRY_MS;
+  private _failures = 0;
   private _isDisposed = false;
 
   /** `onStep` is called when a cell begins or ends to have what it lacks, after which it is as if it ran or had run. */
@@ -81,6 +84,7 @@ export class Replays implements IDisposable {
     if (sessions.length > 0 && question !== this._asked) {
       this._asked = question;
       this._retry_ms = FIRST_RETRY_MS;
+      this._failures = 0;
       this._ask(kernelId);
     }
   }
@@ -129,6 +133,7 @@ export class Replays implements IDisposable {
     };
     socket.onmessage = (event: MessageEvent<string>) => {
       this._retry_ms = FIRST_RETRY_MS;
+      this._failures = 0;
       const message = JSON.parse(event.data) as IReplayMessage;
       const cell = byId.get(message.cell_id);
       if (cell !== undefined && !cell.isDisposed) {
@@ -137,7 +142,7 @@ export class Replays implements IDisposable {
     };
     socket.onclose = event => {
       this._socket = null;
-      if (event.code !== CLOSED_NORMALLY) {
+      if (event.code !== CLOSED_NORMALLY && ++this._failures < MAX_FAILURES) {
         this._timer = setTimeout(() => {
           if (this._kernelId === kernelId) {
             this._ask(kernelId);

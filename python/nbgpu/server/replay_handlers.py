@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from jupyter_server.auth.decorator import authorized, ws_authenticated
 from jupyter_server.base.handlers import JupyterHandler
@@ -16,6 +16,7 @@ from tornado.websocket import WebSocketClosedError, WebSocketHandler
 
 from nbgpu.cell_record import source_digest
 from nbgpu.server.api import AUTH_RESOURCE, Operation, SettleBody
+from nbgpu.server.ending import end_tasks
 from nbgpu.server.handlers import NbgpuHandler
 from nbgpu.server.hub import LOOK_UP_DEADLINE_S, Hub
 from nbgpu.server.missed import Cell, CellExecution
@@ -23,6 +24,9 @@ from nbgpu.server.notebooks import has_kernel
 from nbgpu.server.problems import PoolLostError, RefusedError
 from nbgpu.server.recovery import find_missed, give_back, settle
 from nbgpu.server.views import OutputView, ReplayMessage
+
+if TYPE_CHECKING:
+    from nbgpu.server.pool_calls import PoolCalls
 
 MAX_CELLS = 10_000
 _NORMAL, _TRY_AGAIN = 1000, 1013
@@ -81,7 +85,7 @@ class ReplayHandler(WebSocketMixin, WebSocketHandler, JupyterHandler):
                     await self._hub.settle(LOOK_UP_DEADLINE_S)
                     await give_back(self._hub, self.settings, self._kernel_id)
                     found = await find_missed(self._hub, self._kernel_id, cells)
-                    await asyncio.gather(*(self._replay(*each) for each in found))
+                    await self._replay_all(found)
             except PoolLostError:
                 code = _TRY_AGAIN
             except Exception:  # noqa: BLE001 - the page is to know that there will be nothing more
@@ -89,7 +93,14 @@ class ReplayHandler(WebSocketMixin, WebSocketHandler, JupyterHandler):
                 code = 1011
             self.close(code)
 
-    async def _replay(self, calls: Any, execution: CellExecution) -> None:
+    async def _replay_all(self, found: list[tuple[PoolCalls, CellExecution]]) -> None:
+        tasks = [asyncio.ensure_future(self._replay(*each)) for each in found]
+        try:
+            await asyncio.gather(*tasks)
+        finally:  # where one fails the page asks for all again
+            await end_tasks([task for task in tasks if not task.done()], self.log)
+
+    async def _replay(self, calls: PoolCalls, execution: CellExecution) -> None:
         with contextlib.suppress(RefusedError):  # the session was closed meanwhile
             async with contextlib.aclosing(calls.replay(execution.session_id, execution.id)) as pieces:
                 async for piece in pieces:
