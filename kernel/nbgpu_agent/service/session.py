@@ -79,6 +79,7 @@ class SessionService(session_pb2_grpc.SessionServicer):
         journal = session.journal
         after_number = journal.last_number if connect.only_new else connect.after_number
         reader = journal.reader(after_number)
+        session.clients.join(connect.client_id)
         receiving = asyncio.create_task(_receive(request_iterator, session))
         receiving.add_done_callback(lambda task: _stop_on_error(task, reader))
         try:
@@ -97,6 +98,7 @@ class SessionService(session_pb2_grpc.SessionServicer):
                 receiving.result()
         finally:
             reader.close()
+            session.clients.leave(connect.client_id)
             receiving.cancel()
             with contextlib.suppress(asyncio.CancelledError, Exception):
                 await receiving
@@ -108,7 +110,7 @@ class SessionService(session_pb2_grpc.SessionServicer):
         session = self._registry.get(request.session_id)
         return session_pb2.ListExecutionsResponse(
             executions=[
-                execution_message(each, self._prices)
+                execution_message(each, self._prices, attended=each.client_id in session.clients)
                 for each in session.executions()
                 if not 0 < each.last_number <= request.after_number
             ],
@@ -179,6 +181,13 @@ class SessionService(session_pb2_grpc.SessionServicer):
         session = self._registry.get(request.session_id)
         session.note_notebook(request.notebook_id, request.kernel_generation, notebook_facts_from(request.facts))
         return session_pb2.NoteNotebookResponse()
+
+    @translated
+    async def NoteShown(  # noqa: N802
+        self, request: session_pb2.NoteShownRequest, context: Context
+    ) -> session_pb2.NoteShownResponse:
+        await self._registry.get(request.session_id).note_shown(frozenset(request.request_ids))
+        return session_pb2.NoteShownResponse()
 
     def _info_message(self, info: SessionInfo) -> pool_pb2.SessionInfo:
         message = session_info_message(info, self._node or _UNKNOWN_NODE, self._prices)
