@@ -159,6 +159,8 @@ class _SessionBase:
             own["spmd"] = dict(spmd)
         if timeout_s is not None:
             own["timeout_s"] = timeout_s
+        if not silent and notebook_id():
+            own["notebook_id"] = notebook_id()
         if own:
             metadata["nbgpu"] = own
         header = {**parent["header"], "msg_type": "execute_request"}
