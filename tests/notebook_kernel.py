@@ -124,6 +124,34 @@ class NotebookKernel:
             cell.reply = self.client.get_shell_msg(timeout=WITHIN_S)
         return cell
 
+    def listen(self, cell: Cell, enough: Callable[[Cell], bool]) -> bool:
+        """Collects what a started cell says until that is enough; returns whether the cell was over before."""
+        deadline = time.monotonic() + WITHIN_S
+        while not enough(cell):
+            assert time.monotonic() < deadline, f"not enough of the cell came; so far: {cell.kinds}"
+            message = self._iopub(1.0)
+            if message is None or message["parent_header"].get("msg_id") != cell.request_id:
+                continue
+            if message["msg_type"] != "status":
+                cell.messages.append(message)
+            elif message["content"]["execution_state"] == "idle":
+                return True
+        return False
+
+    def kill(self, cell: Cell) -> bool:
+        """Kills the kernel; returns whether the cell that ran was over for the front end, with all that it said."""
+        process = self.manager.provisioner.process
+        process.kill()
+        process.wait()
+        while (message := self._iopub(0.5)) is not None:
+            if message["parent_header"].get("msg_id") != cell.request_id:
+                continue
+            if message["msg_type"] != "status":
+                cell.messages.append(message)
+            elif message["content"]["execution_state"] == "idle":
+                return True
+        return False
+
     def wait_for(self, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         """Returns the next iopub message that is wanted; others are passed over, but an error is raised here."""
         deadline = time.monotonic() + WITHIN_S
