@@ -64,6 +64,7 @@ class Replay:
     _outputs: list[Output] = field(default_factory=list)
     _timed_out: session_pb2.CellTimedOut | None = None
     _has_error: bool = False
+    _held_error: Output | None = None
     _is_idle: bool = False
     _clears_next: bool = False
 
@@ -92,6 +93,7 @@ class Replay:
             self.is_cut = True
         elif said.kind == session_pb2.KernelEvent.ENDED:
             self.kernel_exit = said.exit
+            yield from self._release_error()
 
     def _take_message(self, message: Message) -> Iterator[Output]:
         kind = message.type
@@ -103,26 +105,39 @@ class Replay:
             self.code = str(message.content().get("code", ""))
         elif kind == "execute_reply":
             self.reply = message.content()
+            if spmd_replies.FIELD in self.reply or (self._timed_out is not None and self.error_name):
+                self._held_error = None  # of which `failure` says more
+            yield from self._release_error()
         elif kind == VALUES_MESSAGE:
             self.bound = names_in(message.content())
         elif kind == "error":
+            yield from self._release_error()
             self._has_error = True
-            yield self._take(Output("stream", {"name": "stderr", "text": _traceback(message.content()["traceback"])}))
+            self._held_error = Output("stream", {"name": "stderr", "text": _traceback(message.content()["traceback"])})
         elif kind == "clear_output":
+            yield from self._release_error()
             output = Output(kind, message.content())
             self._clears_next = bool(output.content.get("wait"))
             if not self._clears_next:
                 self._outputs.clear()
             yield output
         elif kind in ("stream", "display_data", "update_display_data", "execute_result"):
+            yield from self._release_error()
             yield self._take(_output_of(message))
+
+    def _release_error(self) -> Iterator[Output]:
+        """Yields an error that is the cell's last word, or turned out not to be."""
+        held, self._held_error = self._held_error, None
+        if held is not None:
+            yield self._take(held)
 
     def failure(self) -> Output | None:
         """Returns what is to be shown of its failure beside its output, once it is over."""
         reply = self.reply or {}
         error: BaseException | None = None
         if self._timed_out is not None and (reply.get("status") == "error" or self.kernel_exit is not None):
-            error = timeout_error(self._timed_out, kernel_ended=self.kernel_exit is not None)
+            frames = [str(frame) for frame in reply.get("traceback", [])]
+            error = timeout_error(self._timed_out, frames=frames, kernel_ended=self.kernel_exit is not None)
         elif spmd_replies.FIELD in reply:
             error = spmd_failure(reply[spmd_replies.FIELD])
         elif reply.get("status") == "error" and not self._has_error and self._is_unsaid(reply):

@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 
 from agent_processes import workplace
-from faults.notebooks import NOTEBOOK_FAULTS, NotebookScene, notebook_in, run_killed, undisturbed_in
+from faults.notebooks import NOTEBOOK_FAULTS, NotebookScene, notebook_in, run_given_up, run_killed, undisturbed_in
 from faults.scenes import FAULTS, STDOUT, Outcome, Place, is_beginning, lost, run_cell, scene_in
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300)]
@@ -65,3 +65,11 @@ async def test_a_notebook_that_is_killed_finds_all_that_its_cell_printed(
     seed = random.randrange(1 << 30)
     outcome = await run_killed(notebook, random.Random(seed), NOTEBOOK_FAULTS[name])
     assert lost(outcome, undisturbed_notebook) == "", f"with moments of seed {seed}"
+
+
+async def test_a_notebook_that_gave_up_waiting_for_its_link_finds_the_rest(
+    notebook: NotebookScene, undisturbed_notebook: Outcome
+) -> None:
+    error, outcome = await run_given_up(notebook)
+    assert error == "AgentUnreachableError"
+    assert lost(outcome, undisturbed_notebook) == ""

@@ -120,7 +120,8 @@ async def run_killed(scene: NotebookScene, moments: random.Random, fault: LinkFa
     kill_after = moments.randrange(_BEFORE_GATE if fault is not None else len(STDOUT) * 9 // 10)
     cell = kernel.start(_code(number, gate if fault is not None else None))
     await asyncio.to_thread(kernel.listen, cell, lambda cell: len(cell.text()) >= kill_after)
-    if await asyncio.to_thread(kernel.kill, cell):
+    await asyncio.to_thread(kernel.kill)
+    if await asyncio.to_thread(kernel.take_rest, cell):
         return _outcome(cell.messages)
     await asyncio.to_thread(kernel.restart)
     await asyncio.to_thread(kernel.run, "%load_ext nbgpu")
@@ -136,6 +137,28 @@ async def run_killed(scene: NotebookScene, moments: random.Random, fault: LinkFa
     else:
         await asyncio.to_thread(kernel.finish, attached)
     return _outcome(_of_run(attached, number))
+
+
+async def run_given_up(scene: NotebookScene) -> tuple[str, Outcome]:
+    """Has the link away for longer than the notebook waits, then attaches; returns the cell's error, and what came."""
+    number = next(scene.numbers)
+    gate = scene.folder / f"gate {number}"
+    kernel = scene.kernel
+    await asyncio.to_thread(kernel.run, "from nbgpu.client import connection\nconnection.GIVE_UP_AFTER_S = 0.5")
+    cell = kernel.start(_code(number, gate))
+    await asyncio.to_thread(kernel.listen, cell, lambda cell: "line" in cell.text())
+    scene.link.take_down()
+    await asyncio.to_thread(kernel.finish, cell)
+    scene.link.restore()
+    await asyncio.to_thread(kernel.run, "connection.GIVE_UP_AFTER_S = 600.0")
+    while (await asyncio.to_thread(kernel.run, "%gpu sessions")).errors:
+        pass  # gRPC waits for up to 2 s before it tries again to connect
+    attached = kernel.start("%gpu attach")
+    last = f"line {GATE_LINE - 1}\n"
+    assert not await asyncio.to_thread(kernel.listen, attached, lambda cell: last in cell.text())
+    gate.touch()
+    await asyncio.to_thread(kernel.finish, attached)
+    return cell.errors[0]["ename"], _outcome(_of_run(attached, number))
 
 
 def _code(number: int, gate: Path | None = None) -> str:

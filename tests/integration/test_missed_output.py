@@ -62,6 +62,11 @@ def killed_during(notebook: NotebookKernel, code: str, said: str = "begins") -> 
     """Kills the notebook's kernel while its cell runs in the session, and starts it anew."""
     notebook.start(code)
     notebook.wait_for_text(said)
+    start_anew(notebook)
+
+
+def start_anew(notebook: NotebookKernel) -> None:
+    notebook.kill()
     notebook.restart()
     notebook.run("%load_ext nbgpu")
 
@@ -164,8 +169,7 @@ def test_what_a_cell_asks_is_asked_again_and_a_kernel_that_ended_is_said(
     notebook.run("%%gpu H100\npass")
     asking = notebook.start("%%gpu\nprint('answer:', input('go on? '))", allow_stdin=True)
     assert notebook.client.get_stdin_msg(timeout=WITHIN_S)["parent_header"]["msg_id"] == asking.request_id
-    notebook.restart()
-    notebook.run("%load_ext nbgpu")
+    start_anew(notebook)
     answered = notebook.run("%gpu attach", answers=("yes",))
     assert "answer: yes\n" in answered.text()
 
@@ -176,3 +180,20 @@ def test_what_a_cell_asks_is_asked_again_and_a_kernel_that_ended_is_said(
     lost = notebook.run("%gpu attach").text()
     assert "begins\n" in lost
     assert "did not come to its end: the session's kernel ended with exit code 3" in lost
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_restart_of_the_notebooks_kernel_does_not_interrupt_the_cell(
+    notebook: NotebookKernel, tmp_path: Path, at_once: bool
+) -> None:
+    gate = tmp_path / "go on"
+    notebook.run("%%gpu H100\npass")
+    notebook.run("import nbgpu.session\nnbgpu.session.HOLD_S = 60")  # however slow this machine is
+    notebook.start(f"%%gpu\n{BEGINS}{WAITS % str(gate)}print('ends')")
+    notebook.wait_for_text("begins")
+    notebook.restart(now=at_once)  # which interrupts the kernel first
+    notebook.run("%load_ext nbgpu")
+    gate.touch()
+    ended(2)
+    assert executions()[1].state == pool_pb2.EXECUTION_SUCCEEDED
+    assert "begins\nends\n" in notebook.run("%gpu attach").text()

@@ -13,6 +13,7 @@ from nbgpu.client.connection import Message
 from nbgpu.errors import CommandError
 from nbgpu.replay import Output, Replay, first_line
 from nbgpu.stage import BURST_BYTES, BYTES_PER_S, Stage
+from nbgpu_kernel.ranks import spmd_replies
 from nbgpu_protocol.v1 import pool_pb2, session_pb2
 
 REPLY = {"status": "ok", "payload": []}
@@ -91,14 +92,38 @@ def test_an_error_is_its_traceback() -> None:
     assert (made.is_over, made.error_name, made.failure()) == (True, "ValueError", None)
 
 
-def test_a_timeout_is_told_beside_the_interrupt() -> None:
+def test_an_error_that_was_not_the_last_word_stands_where_it_was() -> None:
+    error = {"ename": "ValueError", "evalue": "shown in a widget", "traceback": ["ValueError: shown in a widget"]}
+    made = replay_of(stream("before\n"), message("error", error), stream("after\n"))
+    assert texts(made.outputs()) == ["before\n", "ValueError: shown in a widget\n", "after\n"]
+    lost = replay_of(message("error", error))
+    assert lost.outputs() == []  # as long as the reply may say more
+    list(lost.take(session_pb2.KernelEvent(kind=session_pb2.KernelEvent.ENDED)))
+    assert texts(lost.outputs()) == ["ValueError: shown in a widget\n"]
+
+
+def test_a_failure_on_ranks_is_told_once() -> None:
+    outcome = {"kind": "unsendable", "text": "a generator cannot be sent"}
+    error = {"ename": "RankFailedError", "evalue": "", "traceback": ["RankFailedError: "]}
+    reply = {"status": "error", **error, spmd_replies.FIELD: outcome}
+    made = replay_of(message("error", error), message("execute_reply", reply, session_pb2.SHELL))
+    assert made.outputs() == []
+    failure = made.failure()
+    assert failure is not None
+    assert "NotPicklableError: a generator cannot be sent" in failure.content["text"]
+
+
+def test_a_timeout_is_told_in_the_place_of_the_interrupt() -> None:
     made = Replay()
     list(made.take(session_pb2.CellTimedOut(request_id="r", timeout_s=90)))
-    error = {"ename": "KeyboardInterrupt", "evalue": "", "traceback": ["KeyboardInterrupt"]}
+    error = {"ename": "KeyboardInterrupt", "evalue": "", "traceback": ["where it was", "KeyboardInterrupt"]}
     list(made.take(message("error", error)))
     list(made.take(message("execute_reply", {"status": "error", **error}, session_pb2.SHELL)))
     failure = made.failure()
+    assert made.outputs() == []
     assert failure is not None
+    assert "KeyboardInterrupt" not in failure.content["text"]
+    assert failure.content["text"].startswith("where it was\n")
     assert "after its timeout of 1 min 30 s" in failure.content["text"]
     execution = ended(pool_pb2.EXECUTION_FAILED)
     assert missed.outcome_in_words(execution, 0, made) == "was interrupted after its timeout of 1 min 30 s"
