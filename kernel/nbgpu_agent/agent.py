@@ -21,7 +21,7 @@ from nbgpu_agent.accelerators.inventory import Inventory, find_accelerators
 from nbgpu_agent.accounting.accounts import Accounts
 from nbgpu_agent.accounting.allowances import Grants
 from nbgpu_agent.accounting.ledger import LEDGER_FILE, Ledger
-from nbgpu_agent.audit import AUDIT_FILE, AuditLog, SessionAudit
+from nbgpu_agent.audit import AUDIT_FILE, AccessAudit, AuditLog, SessionAudit
 from nbgpu_agent.ending import Ending
 from nbgpu_agent.folders import AgentFolders
 from nbgpu_agent.guardian import Guardian
@@ -220,8 +220,9 @@ async def _serve_accelerators(
     keeper = SessionKeeper(registry, settings.terms, deadlines=accounts.deadlines)
     host = HostKeeper(registry, settings.host_limits)
     spending = SpendingKeeper(registry, accounts, grace_s=settings.budget_grace_s)
-    if settings.audit:
-        registry.observers.append(SessionAudit(AuditLog(folders.root / AUDIT_FILE, registry.now)))
+    audit = AuditLog(folders.root / AUDIT_FILE, registry.now) if settings.audit else None
+    if audit is not None:
+        registry.observers.append(SessionAudit(audit))
     await accounts.start()
     node = _describe_node(inventory)
     identity = AgentIdentity(
@@ -245,6 +246,7 @@ async def _serve_accelerators(
         users=users,
         accounts=accounts,
         certificates=settings.require_client_certificate,
+        audit=AccessAudit(audit) if audit is not None else None,
     )
     await adopt_sessions(leftovers, registry, launcher, inventory.accelerators, restore)
     target = bind(server, settings.address, credentials)

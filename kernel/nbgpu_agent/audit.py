@@ -18,6 +18,8 @@ logger = logging.getLogger(__name__)
 
 AUDIT_FILE = "audit.jsonl"
 MAX_BYTES = 16 << 20
+NOBODY = "-"
+"""Stands for the user of whom nothing is known."""
 KEPT_FILES = 8
 """Those that are full, `audit.jsonl.1` the newest; what is older is removed."""
 
@@ -74,6 +76,21 @@ class AuditLog:
             newer = self._path.with_name(f"{self._path.name}.{number}") if number else self._path
             with contextlib.suppress(FileNotFoundError):
                 newer.replace(older)
+
+
+class AccessAudit:
+    """Records who got in by an invitation, and who was not let in."""
+
+    def __init__(self, log: AuditLog) -> None:
+        self._log = log
+
+    def paired(self, user: str, client: str, address: str) -> None:
+        """A client exchanged a code for a token of the user."""
+        self._log.record("paired", user, client=client, address=address)
+
+    def refused(self, address: str, reason: str) -> None:
+        """A request had no token, or code, that is good."""
+        self._log.record("refused", NOBODY, address=address, reason=reason)
 
 
 class SessionAudit(SessionObserver):

@@ -24,6 +24,7 @@ from nbgpu_protocol.v1 import accounting_pb2_grpc, environment_pb2_grpc, identit
 
 if TYPE_CHECKING:
     from nbgpu_agent.accounting.accounts import Accounts
+    from nbgpu_agent.audit import AccessAudit
     from nbgpu_agent.blobs import BlobStore
     from nbgpu_agent.identity.users import UserStore
     from nbgpu_agent.registry import SessionRegistry
@@ -38,6 +39,7 @@ def make_server(
     users: UserStore | None = None,
     certificates: bool = False,
     accounts: Accounts | None = None,
+    audit: AccessAudit | None = None,
 ) -> grpc.aio.Server:
     """Returns a server that is not started and has no address yet.
 
@@ -49,11 +51,12 @@ def make_server(
         users: Who else than the owner has tokens.
         certificates: Whether users have to show certificates of their own besides.
         accounts: What users spent; None: there is no such service.
+        audit: Told who gets in, and who does not.
     """
-    attempts = Attempts(time.monotonic)
+    attempts = Attempts(time.monotonic, audit.refused) if audit is not None else Attempts(time.monotonic)
     interceptor = IdentityInterceptor(token, users, certificates=certificates, attempts=attempts)
     server = grpc.aio.server(interceptors=[interceptor], options=OPTIONS)
-    identity = IdentityService(users, certificates=certificates, attempts=attempts)
+    identity = IdentityService(users, certificates=certificates, attempts=attempts, audit=audit)
     identity_pb2_grpc.add_IdentityServicer_to_server(identity, server)
     health_pb2_grpc.add_HealthServicer_to_server(HealthService(), server)
     pool_pb2_grpc.add_PoolServicer_to_server(pool, server)
