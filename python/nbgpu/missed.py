@@ -13,7 +13,8 @@ from nbgpu_protocol.v1 import pool_pb2
 UNENDED = (pool_pb2.EXECUTION_WAITING, pool_pb2.EXECUTION_RUNNING)
 ID_CHARACTERS = 8
 _NUMBER_DIGITS = 6
-_LISTED = 10
+LISTED = 10
+"""Cells that are told of in a line each, the newest."""
 _NAMED = 8
 
 
@@ -124,7 +125,7 @@ def key(execution: pool_pb2.Execution) -> str:
 def brief(executions: Sequence[pool_pb2.Execution], codes: Sequence[str], now_unix_s: float) -> list[str]:
     """Returns a line for each, the last ones if there are many."""
     named = list(zip(executions, codes, strict=True))
-    lines = [f"    {name_in_words(each, code)} {outcome_in_words(each, now_unix_s)}" for each, code in named[-_LISTED:]]
+    lines = [f"    {name_in_words(each, code)} {outcome_in_words(each, now_unix_s)}" for each, code in named[-LISTED:]]
     more = len(named) - len(lines)
     return [f"    {more} more before these", *lines] if more else lines
 

@@ -10,6 +10,7 @@ from nbgpu.client.background import background
 from nbgpu.client.executions import CAPABILITY, list_executions
 from nbgpu.following import Following
 from nbgpu.missed import (
+    LISTED,
     UNENDED,
     bound_in_words,
     brief,
@@ -31,6 +32,8 @@ from nbgpu_protocol.v1 import pool_pb2
 LIST_OPTION = "--list"
 FOLLOW_OPTION = "--no-follow"
 COMMAND = "%gpu output"
+MOST_SHOWN = 20
+"""Cells whose output `%gpu attach` shows, the newest."""
 
 
 class FollowingStoppedError(KeyboardInterrupt):
@@ -105,7 +108,13 @@ def show_missed(client: SessionClient, *, follow: bool) -> None:
     if CAPABILITY not in client.pool.capabilities:
         return
     listing = background().run(list_executions(client.pool, client.id))
-    for execution in missed(listing.executions, notebook_id(), client.has):
+    found = missed(listing.executions, notebook_id(), client.has)
+    earlier, found = found[:-MOST_SHOWN], found[-MOST_SHOWN:]
+    if earlier:
+        Stage().say(f"… {len(earlier)} cells before these are left out here; `{COMMAND} {LIST_OPTION}` lists them")
+    for execution in earlier:
+        client.note_shown(execution.request_id)
+    for execution in found:
         replay = background().run(read_replay(client.pool, client.id, execution, listing.last_number))
         stage = Stage()
         show(stage, execution, replay, replay.excerpt())
@@ -168,8 +177,10 @@ async def _missed(client: SessionClient) -> list[pool_pb2.Execution]:
 
 async def _missed_with_codes(client: SessionClient) -> list[tuple[pool_pb2.Execution, str]]:
     found = []
-    for execution in await _missed(client):
-        code = (await read_beginning(client.pool, client.id, execution)).code
+    executions = await _missed(client)
+    for execution in executions:
+        is_listed = execution in executions[-LISTED:]
+        code = (await read_beginning(client.pool, client.id, execution)).code if is_listed else ""
         found.append((execution, code))
     return found
 

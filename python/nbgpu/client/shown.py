@@ -47,6 +47,8 @@ class ShownTeller:
         """Tells what is left to be told, if the agent takes it at once."""
         if self._timer is not None:
             self._timer.cancel()
+            self._timer = None
+        if self._request_ids:
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._tell(), _LAST_WORDS_S)
 
