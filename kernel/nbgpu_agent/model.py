@@ -210,6 +210,14 @@ class Execution:
     """What the notebook showed under the cell before, as JSON."""
     settled: bool = False
     """Its notebook needs nothing of it any more."""
+    shown: bool = False
+    """A client has said that a person was shown it to its end."""
+    client_id: str = ""
+    """Of the process that asked for it."""
+    notebook_id: str = ""
+    """Jupyter kernel id of the notebook that asked for it; empty: none did."""
+    kernel_generation: int = 0
+    """Of the session's kernel that has what it bound; 0: not known."""
 
     @property
     def state(self) -> ExecutionState:

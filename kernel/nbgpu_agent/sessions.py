@@ -16,6 +16,7 @@ import psutil
 
 from nbgpu_agent.cell_timeouts import CellTimeouts
 from nbgpu_agent.channels import Channel, message_parts
+from nbgpu_agent.connected_clients import ConnectedClients
 from nbgpu_agent.errors import KernelDiedError, KernelFailedError
 from nbgpu_agent.executions import ExecutionRecord, Request, RequestIds, request_of
 from nbgpu_agent.journal import (
@@ -146,6 +147,7 @@ class Session:
         self._closing_facts = Closing()
         self._environment = EnvironmentFacts()
         self._record = ExecutionRecord()
+        self.clients = ConnectedClients()
         self._notebook: NotebookFacts | None = None
         self._unmeasured: list[Execution] = []
         self._notebook_connections = 0
@@ -452,7 +454,19 @@ class Session:
         """Returns the cells that have run, run, and wait, the oldest first."""
         current = self._current
         going_on = [current] if current is not None and (current.counts or not current.begun) else []
-        return (*self._record.all(), *(each.execution(self._accelerators()) for each in (*going_on, *self._waiting)))
+        return (
+            *self._record.all(),
+            *(
+                each.execution(self._accelerators(), self._generation)
+                for each in (*going_on, *self._waiting)
+                if not each.silent
+            ),
+        )
+
+    async def note_shown(self, request_ids: Collection[str]) -> None:
+        """Notes of executions that a person was shown them to their end; the next agent knows it too."""
+        if self._record.note_shown(request_ids):
+            await self._keeper.flush()
 
     def settle_executions(self, cell_ids: frozenset[str]) -> None:
         """Notes that nobody needs to be shown any more what these cells have put out until now."""
@@ -569,7 +583,7 @@ class Session:
         if not request.counts:
             return
         execution = replace(
-            request.execution(self._accelerators()),
+            request.execution(self._accelerators(), self._generation),
             ended_unix_s=self._last_active_unix_s,
             succeeded=request.succeeded,
             last_number=self.journal.last_number,

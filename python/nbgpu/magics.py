@@ -18,6 +18,7 @@ from nbgpu.environment_commands import PLAN_OPTION, EnvironmentCommands
 from nbgpu.limit_commands import LimitCommands, take_idle
 from nbgpu.live_metrics.table import show_metrics
 from nbgpu.notebook import current_request, notebook_id, this_notebook
+from nbgpu.output_commands import FOLLOW_OPTION, OutputCommands, missed_in_words, show_missed, tell_missed
 from nbgpu.progress import OpeningProgress
 from nbgpu.ranks.call import RANK_OPTION, read_rank_log
 from nbgpu.ranks.spmd import take_spmd, wish_for
@@ -137,6 +138,7 @@ class GpuMagics(Magics):
             **self.environment.commands,
             **WorkspaceCommands(lambda: self._named("")).commands,
             **LimitCommands(lambda: self._named("")).commands,
+            **OutputCommands(lambda: self._named("")).commands,
             "on": self._on,
             "off": self._off,
         }
@@ -161,8 +163,11 @@ class GpuMagics(Magics):
                                          session itself; --ranks: on these alone; --all-ranks: show
                                          every line of every rank)
 
-            %gpu attach [SPEC] [--new] [--no-wait] [--pool NAME] [--idle SPAN]
-                                         attach this notebook to a session, and open one if it has none
+            %gpu attach [SPEC] [--new] [--no-wait] [--pool NAME] [--idle SPAN] [--no-follow]
+                                         attach this notebook to a session, and open one if it has none;
+                                         shows what its cells printed while this notebook's kernel was
+                                         not there, and follows the one that runs, until interrupted
+                                         (--no-follow: only what it printed so far)
                                          (--new: in any case; --no-wait: fail rather than queue;
                                          --pool: in that pool, see `nbgpu pool list`; --idle: close it
                                          after so long without work, such as 2h, or `off`)
@@ -188,6 +193,8 @@ class GpuMagics(Magics):
             %gpu stacks [ID] [--all]     where the session's code is now: of its kernel, and of each rank
                                          (while a cell runs: "Show Stacks" in the notebook's GPU menu,
                                          or `nbgpu stacks ID` in a terminal)
+            %gpu output [N] [--list]     what a cell printed in the session, by its number or its id; the
+                                         newest without one, as far as the agent holds it
             %gpu push NAME…              send variables to the session
             %gpu pull NAME…              bring variables of the session here
             %gpu sync [PATH…] [--to|--from] [--dry-run]
@@ -265,6 +272,8 @@ class GpuMagics(Magics):
         if attached is not None:
             return attached
         client, existing = self._open(spec, wait=wait, quiet=known_end, record=record)
+        if existing:
+            tell_missed(client)
         if chosen is None:
             background().run(notebook.choose(client))
         elif not existing:
@@ -312,6 +321,8 @@ class GpuMagics(Magics):
         command(rest)
 
     def _attach(self, line: str) -> None:
+        rest = [each for each in line.split() if each != FOLLOW_OPTION]
+        follow, line = len(rest) == len(line.split()), " ".join(rest)
         if line.strip().startswith("--session"):
             session_id = line.strip().removeprefix("--session").strip(" =")
             if not session_id:
@@ -330,6 +341,9 @@ class GpuMagics(Magics):
             )
         background().run(this_notebook().choose(client))
         print(f"attached to {_place(client)}, session {client.id}" + (" (open since before)" if existing else ""))
+        if existing:
+            sys.stdout.flush()
+            show_missed(client, follow=follow)
 
     def _detach(self, line: str) -> None:
         client = self._named(line)
@@ -352,6 +366,9 @@ class GpuMagics(Magics):
         closing = words.closing_in_words(info.closing)
         print(f"{_place(client)}: {state}" + (f", {closing}" if closing else ""))
         print(f"session {info.id}, {info.executions} cells run, Python {info.python_version}")
+        missed = background().run(missed_in_words(client))
+        if missed:
+            print(missed)
         samples = background().run(_latest_samples(client))
         if samples:
             print(words.samples_table(info.accelerators, samples))

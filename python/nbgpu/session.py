@@ -17,6 +17,7 @@ from nbgpu import errors, words
 from nbgpu.cell_record import CellRecord
 from nbgpu.client.background import background, wait_for
 from nbgpu.execution import Request
+from nbgpu.kernel_shutdown import HOLD_S, NotebookEndingError, ShutdownWatch, watch_shutdown
 from nbgpu.live_metrics.readings import as_frame, recorded_rows
 from nbgpu.notebook import OnUpdate, current_request, notebook_id, this_notebook
 from nbgpu.output import RemoteResult, choose_publisher
@@ -161,6 +162,8 @@ class _SessionBase:
             own["spmd"] = dict(spmd)
         if timeout_s is not None:
             own["timeout_s"] = timeout_s
+        if not silent and notebook_id():
+            own["notebook_id"] = notebook_id()
         header = {**parent["header"], "msg_type": "execute_request"}
         request = Request(header, CLIENT_ID, choose_publisher(), reply_to_input=self._reply_to_input)
         self._client.take_notices()
@@ -553,7 +556,14 @@ def fetch_value(client: SessionClient, handle: Handle) -> Any:
 
 
 def wait_interruptibly(client: SessionClient, request: Request) -> None:
-    """Waits for a request; the first interrupt is passed on, a later one ends the kernel, a third one gives up."""
+    """Waits for a request; the first interrupt is passed on, a later one ends the kernel, a third one gives up.
+
+    Raises:
+        NotebookEndingError: The interrupt was how the notebook's own kernel is shut down; what runs over there goes on.
+        KeyboardInterrupt: The third one.
+        Error: The request failed for a reason that is not the cell's.
+    """
+    shutdown = watch_shutdown()
     first_at: float | None = None
     escalated = False
     with contextlib.ExitStack() as cleanup:
@@ -567,12 +577,25 @@ def wait_interruptibly(client: SessionClient, request: Request) -> None:
                     raise
                 if first_at is None:
                     first_at = now
+                    if _is_ending(shutdown):
+                        raise NotebookEndingError(
+                            "this notebook's kernel was shut down; the cell goes on in its session, and `%gpu attach`"
+                            " in the notebook's next kernel shows what it prints"
+                        ) from None
                     cleanup.enter_context(_hint_after(_PATIENCE_S, request))
                     background().submit(_interrupt(client, request, escalate=False))
                 elif now - first_at > _ESCALATE_AFTER_S:
                     escalated = True
                     print("nbgpu: ending the session's kernel", file=sys.stderr, flush=True)
                     background().submit(_interrupt(client, request, escalate=True))
+
+
+def _is_ending(shutdown: ShutdownWatch | None) -> bool:
+    """Says whether an interrupt is the beginning of a shutdown; another one meanwhile is a person who insists."""
+    try:
+        return shutdown is not None and shutdown.is_asked_within(HOLD_S)
+    except KeyboardInterrupt:
+        return False
 
 
 async def _interrupt(client: SessionClient, request: Request, *, escalate: bool) -> None:

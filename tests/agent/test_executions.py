@@ -193,3 +193,55 @@ async def test_an_observer_reads_and_is_not_the_notebook(tmp_path: Path) -> None
         async with connect(service, observer=True) as observer:
             assert not session.info().notebook_connected
             await observer.until(lambda: any(m.type == "execute_reply" for m in observer.messages_of(asked)))
+
+
+async def test_a_client_that_comes_later_knows_what_nobody_was_shown(tmp_path: Path) -> None:
+    async with run_service(tmp_path) as service:
+        await service.open()
+        async with connect(service) as client:
+            first = await client.execute("x = 1", notebook_id="the notebook")
+            await client.result(first)
+            second = await client.execute("import time; time.sleep(600)")
+            await client.begun(second)
+            await client.execute("hidden = 1", silent=True)  # waits, and is no cell
+            third = await client.execute("never()", notebook_id="the notebook")
+            while len(executions := (await listed(client)).executions) < 3:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            assert [each.request_id for each in executions] == [first, second, third]
+            assert [each.notebook_id for each in executions] == ["the notebook", "", "the notebook"]
+            assert {(each.kernel_generation, each.attended, each.shown) for each in executions} == {(1, True, False)}
+        async with connect(service, only_new=True, client_id="another") as client:
+            while any(each.attended for each in (await listed(client)).executions):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            request = session_pb2.NoteShownRequest(session_id="s1", request_ids=[first, second, "unknown"])
+            for _ in range(2):
+                await client.stub.NoteShown(request)
+            # One that still runs is shown to its end by nobody.
+            assert [each.shown for each in (await listed(client)).executions] == [True, False, False]
+
+
+async def test_what_was_measured_and_what_was_shown_are_both_remembered() -> None:
+    record = ExecutionRecord()
+    execution = Execution("r", 1, 0.0, ended_unix_s=1.0)
+    record.add(execution)
+    assert record.note_shown({"r", "unknown"})
+    assert not record.note_shown({"r"})
+    assert record.complete(execution, mean_utilisation_percent=5.0, peak_memory_bytes=None)
+    assert (record.all()[0].shown, record.all()[0].mean_utilisation_percent) == (True, 5.0)
+    assert record.take_changed() == {0: record.all()[0]}
+
+
+async def test_that_its_time_was_over_is_read_with_what_a_cell_said(tmp_path: Path) -> None:
+    async with run_service(tmp_path) as service:
+        await service.open()
+        async with connect(service) as client:
+            limited = await client.execute("import time; time.sleep(600)", timeout_s=0.2)
+            await client.result(limited)
+            request = session_pb2.ReadEntriesRequest(session_id="s1", request_id=limited)
+            entries = [each async for batch in client.stub.ReadEntries(request) for each in batch.entries]
+            assert [each.cell_timed_out.timeout_s for each in entries if each.HasField("cell_timed_out")] == [0.2]
+            other = await client.execute("1")
+            await client.result(other)
+            request.request_id = other
+            entries = [each async for batch in client.stub.ReadEntries(request) for each in batch.entries]
+            assert not any(each.HasField("cell_timed_out") for each in entries)

@@ -129,7 +129,7 @@ def lease_message(lease: Lease) -> pool_pb2.Lease:
     )
 
 
-def execution_message(execution: Execution, prices: PriceList) -> pool_pb2.Execution:
+def execution_message(execution: Execution, prices: PriceList, *, attended: bool = False) -> pool_pb2.Execution:
     cost = None
     if execution.ended_unix_s is not None:
         cost = prices.cost(execution.accelerators, execution.ended_unix_s - execution.started_unix_s)
@@ -150,6 +150,10 @@ def execution_message(execution: Execution, prices: PriceList) -> pool_pb2.Execu
         settled=execution.settled,
         first_number=execution.first_number,
         last_number=execution.last_number,
+        shown=execution.shown,
+        attended=attended,
+        notebook_id=execution.notebook_id,
+        kernel_generation=execution.kernel_generation,
         cost=cost,
         currency="" if cost is None else prices.currency,
     )

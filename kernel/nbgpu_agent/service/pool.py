@@ -43,7 +43,7 @@ from nbgpu_agent.service.translated_errors import translated
 from nbgpu_protocol import VERSION
 from nbgpu_protocol.v1 import pool_pb2, pool_pb2_grpc
 
-CAPABILITIES = ("blobs", "interrupt", "stacks", "samples", "notebook_facts", "replay")
+CAPABILITIES = ("blobs", "interrupt", "stacks", "samples", "notebook_facts", "replay", "missed_output")
 ENVIRONMENTS_CAPABILITY = "environments"
 
 

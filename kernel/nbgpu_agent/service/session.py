@@ -81,6 +81,7 @@ class SessionService(session_pb2_grpc.SessionServicer):
         counted = contextlib.nullcontext() if connect.observer else session.connected()
         after_number = journal.last_number if connect.only_new else connect.after_number
         reader = journal.reader(after_number)
+        session.clients.join(connect.client_id)
         receiving = asyncio.create_task(_receive(request_iterator, session))
         receiving.add_done_callback(lambda task: _stop_on_error(task, reader))
         try:
@@ -100,6 +101,7 @@ class SessionService(session_pb2_grpc.SessionServicer):
                     receiving.result()
         finally:
             reader.close()
+            session.clients.leave(connect.client_id)
             receiving.cancel()
             with contextlib.suppress(asyncio.CancelledError, Exception):
                 await receiving
@@ -111,7 +113,7 @@ class SessionService(session_pb2_grpc.SessionServicer):
         session = self._registry.get(request.session_id)
         return session_pb2.ListExecutionsResponse(
             executions=[
-                self._execution_message(each)
+                self._execution_message(each, attended=each.client_id in session.clients)
                 for each in session.executions()
                 if not 0 < each.last_number <= request.after_number
             ],
@@ -193,8 +195,15 @@ class SessionService(session_pb2_grpc.SessionServicer):
         session.note_notebook(request.notebook_id, request.kernel_generation, notebook_facts_from(request.facts))
         return session_pb2.NoteNotebookResponse()
 
-    def _execution_message(self, execution: Execution) -> pool_pb2.Execution:
-        message = execution_message(execution, self._prices)
+    @translated
+    async def NoteShown(  # noqa: N802
+        self, request: session_pb2.NoteShownRequest, context: Context
+    ) -> session_pb2.NoteShownResponse:
+        await self._registry.get(request.session_id).note_shown(frozenset(request.request_ids))
+        return session_pb2.NoteShownResponse()
+
+    def _execution_message(self, execution: Execution, *, attended: bool) -> pool_pb2.Execution:
+        message = execution_message(execution, self._prices, attended=attended)
         message.shown_before = execution.shown_before
         return message
 

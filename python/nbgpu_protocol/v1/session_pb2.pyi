@@ -326,3 +326,15 @@ class NoteNotebookRequest(_message.Message):
 class NoteNotebookResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class NoteShownRequest(_message.Message):
+    __slots__ = ("session_id", "request_ids")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_IDS_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    request_ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, session_id: _Optional[str] = ..., request_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class NoteShownResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...

@@ -84,6 +84,11 @@ class SessionStub(object):
                 request_serializer=nbgpu__protocol_dot_v1_dot_session__pb2.NoteNotebookRequest.SerializeToString,
                 response_deserializer=nbgpu__protocol_dot_v1_dot_session__pb2.NoteNotebookResponse.FromString,
                 _registered_method=True)
+        self.NoteShown = channel.unary_unary(
+                '/nbgpu.v1.Session/NoteShown',
+                request_serializer=nbgpu__protocol_dot_v1_dot_session__pb2.NoteShownRequest.SerializeToString,
+                response_deserializer=nbgpu__protocol_dot_v1_dot_session__pb2.NoteShownResponse.FromString,
+                _registered_method=True)
 
 
 class SessionServicer(object):
@@ -166,6 +171,14 @@ class SessionServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def NoteShown(self, request, context):
+        """Takes down that a person was shown these executions to their end; others than those that have ended are passed over.
+        Agents that serve it have the capability "missed_output".
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SessionServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -218,6 +231,11 @@ def add_SessionServicer_to_server(servicer, server):
                     servicer.NoteNotebook,
                     request_deserializer=nbgpu__protocol_dot_v1_dot_session__pb2.NoteNotebookRequest.FromString,
                     response_serializer=nbgpu__protocol_dot_v1_dot_session__pb2.NoteNotebookResponse.SerializeToString,
+            ),
+            'NoteShown': grpc.unary_unary_rpc_method_handler(
+                    servicer.NoteShown,
+                    request_deserializer=nbgpu__protocol_dot_v1_dot_session__pb2.NoteShownRequest.FromString,
+                    response_serializer=nbgpu__protocol_dot_v1_dot_session__pb2.NoteShownResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -490,6 +508,33 @@ class Session(object):
             '/nbgpu.v1.Session/NoteNotebook',
             nbgpu__protocol_dot_v1_dot_session__pb2.NoteNotebookRequest.SerializeToString,
             nbgpu__protocol_dot_v1_dot_session__pb2.NoteNotebookResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def NoteShown(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nbgpu.v1.Session/NoteShown',
+            nbgpu__protocol_dot_v1_dot_session__pb2.NoteShownRequest.SerializeToString,
+            nbgpu__protocol_dot_v1_dot_session__pb2.NoteShownResponse.FromString,
             options,
             channel_credentials,
             insecure,
