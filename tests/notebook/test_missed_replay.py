@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from nbgpu import missed
+from nbgpu import missed, missed_replay
 from nbgpu.client.connection import Message
 from nbgpu.errors import CommandError
 from nbgpu.missed_replay import Output, Replay, first_line
