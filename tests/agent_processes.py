@@ -55,6 +55,8 @@ class Workplace:
     """Folders and processes of one test's agents."""
 
     root: Path
+    python: str = sys.executable
+    """Of the agents, and of kernels in them."""
     processes: list[subprocess.Popen[str]] = field(default_factory=list)
 
     @property
@@ -81,7 +83,7 @@ class Workplace:
         what = ["-c", program] if program else ["-m", "nbgpu_agent"]
         with (self.root / "stderr").open("a") as stderr:
             process = subprocess.Popen(
-                [sys.executable, *what, *arguments],
+                [self.python, *what, *arguments],
                 env=self.environ(**variables),
                 cwd=self.root,
                 stdin=subprocess.DEVNULL,

@@ -27,6 +27,8 @@ SOCKET_FILE = "agent.sock"
 KERNELS_FOLDER = "kernels"
 SESSIONS_FOLDER = "sessions"
 ENVIRONMENTS_FOLDER = "environments"
+USERS_ENVIRONMENTS_FOLDER = "environments-of-users"
+"""In it a store for each user who is a user of the operating system as well."""
 SOCKET_FOLDER_FILE = "socket-folder"
 """Holds the path of the folder of the socket, where the socket's path would be too long in the agent's own folder."""
 _SOCKET_FOLDER_PREFIX = "nbgpu-agent-"
@@ -63,6 +65,15 @@ class AgentFolders:
     def environments(self) -> Path:
         """Outlives the agent: the next one finds what is built."""
         return self.root / ENVIRONMENTS_FOLDER
+
+    @property
+    def users_environments(self) -> Path:
+        return self.root / USERS_ENVIRONMENTS_FOLDER
+
+    @property
+    def passed_by_users(self) -> tuple[Path, ...]:
+        """Those in which there are folders of other users of the operating system, where there are such users."""
+        return (self.kernels, self.root / USERS_FOLDER, self.users_environments)
 
     def make_socket_path(self) -> Path:
         """Returns where the embedded agent's socket goes, in a short folder of its own if it must be."""
@@ -117,6 +128,8 @@ class AgentFolders:
         (self.root / TOKEN_FILE).unlink(missing_ok=True)
         for folder in (self.kernels, self.blobs, self.sessions, self.root / USERS_FOLDER):
             shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):  # there are environments in it, which stay
+            self.users_environments.rmdir()
 
 
 @contextlib.contextmanager

@@ -60,10 +60,16 @@ def _environments() -> Iterable[tuple[int, Mapping[str, str]]]:
                 break
 
 
-def bears_marker(pid: int, marker: str) -> bool:
-    """Says whether a process runs and is the kernel's that has this marker. Asks the operating system anew."""
+def bears_marker(pid: int, marker: str, uid: int | None = None) -> bool:
+    """Says whether a process runs and is the kernel's that has this marker. Asks the operating system anew.
+
+    Args:
+        uid: Of the kernel's user; None: any. Others can have read the marker, and bear it too.
+    """
     try:
-        return pid > 0 and psutil.Process(pid).environ().get(MARKER_VARIABLE) == marker
+        if pid <= 0 or (uid is not None and _uid_of(pid) != uid):
+            return False
+        return psutil.Process(pid).environ().get(MARKER_VARIABLE) == marker
     except (psutil.Error, OSError):
         return False
 
@@ -81,17 +87,20 @@ class ProcessTable:
         self._looked_s = float("-inf")
         self._processes: dict[int, psutil.Process] = {}
 
-    def processes(self, marker: str, kernel_pid: int) -> list[psutil.Process]:
+    def processes(self, marker: str, kernel_pid: int, uid: int | None = None) -> list[psutil.Process]:
         """Returns the kernel's process, if it lives, and all that came from it.
 
         Processes are the same objects from call to call, so that a caller can compare their readings.
+
+        Args:
+            uid: Of the kernel's user; None: any. Another's process that bears the marker is nothing of this kernel's.
         """
         if time.monotonic() - self._looked_s > self._max_age_s:
             self._pids = marked_pids()
             self._looked_s = time.monotonic()
             living = {pid for pids in self._pids.values() for pid in pids}
             self._processes = {pid: process for pid, process in self._processes.items() if pid in living}
-        pids = self._pids.get(marker, [])
+        pids = [pid for pid in self._pids.get(marker, []) if uid is None or _uid_of(pid) == uid]
         found = [self._process(pid) for pid in sorted(pids, key=lambda pid: (pid != kernel_pid, pid))]
         return [process for process in found if process is not None]
 
@@ -151,6 +160,13 @@ def end_processes_now(markers: Iterable[str]) -> list[int]:
 def _pids_of(markers: Iterable[str]) -> list[int]:
     wanted = set(markers)
     return [pid for marker, pids in marked_pids().items() if marker in wanted for pid in pids if not _is_zombie(pid)]
+
+
+def _uid_of(pid: int) -> int | None:
+    try:
+        return os.stat(_PROC / str(pid)).st_uid
+    except OSError:
+        return None
 
 
 def _is_zombie(pid: int) -> bool:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import psutil
 
+from nbgpu_agent.isolation.os_user import OsUser, acting
 from nbgpu_agent.model import Phase
 from nbgpu_agent.registry import SessionRegistry
 from nbgpu_agent.sessions import Session
@@ -77,8 +78,17 @@ def memory_of(processes: Iterable[psutil.Process], limit_bytes: int) -> int:
     return total
 
 
-def disk_of(folders: Iterable[Path]) -> int:
-    """Returns what folders take on the disk. Links are not followed, and what goes away meanwhile is passed over."""
+def disk_of(folders: Iterable[Path], os_user: OsUser | None = None) -> int:
+    """Returns what folders take on the disk. Links are not followed, and what goes away meanwhile is passed over.
+
+    Args:
+        os_user: Whose they are, with whose rights they are looked at; None: the agent's.
+    """
+    with acting(os_user):
+        return _disk_of(folders)
+
+
+def _disk_of(folders: Iterable[Path]) -> int:
     total = 0
     waiting = [str(folder) for folder in folders]
     while waiting:
@@ -158,7 +168,7 @@ class HostKeeper:
 
     async def _look_at_disk(self, session: Session, limit: int) -> None:
         folders: Sequence[Path] = session.folders()
-        used = await self._in_thread(lambda: disk_of(folders))
+        used = await self._in_thread(lambda: disk_of(folders, session.os_user))
         verdict = judge(used, limit)
         told = self._told[session.id]
         said = f"this session's files take {gb_in_words(used)} of the {gb_in_words(limit)} that they may"

@@ -66,4 +66,7 @@ async def _ask(name: str, pool: Pool) -> Finding:
             f"{text}; its clock is {abs(apart_s):.0f} s {side} this machine's",
             "set both by NTP, as `timedatectl set-ntp true` does: ages and times are wrong until then",
         )
+    if answer.isolation_problem:
+        hint = f"for the agent's owner: {answer.isolation_hint}"
+        return warn("pool", f"{text}; {answer.isolation_problem}", hint)
     return ok("pool", text)
