@@ -8,8 +8,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import platform
+import runpy
+import shutil
 import signal
 import stat
+import sys
 import threading
 import uuid
 from collections.abc import AsyncIterator, Iterator
@@ -22,20 +26,37 @@ import pytest
 
 from agent_processes import until, workplace
 from nbgpu import errors
+from nbgpu.client.environments import Content, missing, send_missing, update_session
 from nbgpu.client.pool import Pool
 from nbgpu.client.trust import Trust, fetch_trust
 from nbgpu.client.workspace import WorkspaceClient
+from nbgpu_protocol.snapshot import Distribution, LocalFile, Snapshot, digest_of_bytes
 from nbgpu_protocol.v1 import pool_pb2, workspace_pb2
 from reachable_python import reachable_python
 from recorded_sessions import Notebook, RecordedClient, Recorder
 from recorded_sessions import until as until_true
 from secured_agents import Machine, SecuredAgent, start_secured
+from wheels import make_source_distribution, make_wheel
 
 pytestmark = [
     pytest.mark.asyncio,
     pytest.mark.skipif(os.geteuid() != 0, reason="only root can start processes as other users"),
 ]
 SECRET = "the secret of somebody else"
+
+CURIOUS = """
+import os, zipfile
+def build_wheel(folder, settings=None, metadata=None):
+    found = {"uid": os.getuid(), "variable": os.environ.get("OF_THE_AGENT"), "home": os.path.expanduser("~")}
+    with zipfile.ZipFile(os.path.join(folder, "curious-1.0-py3-none-any.whl"), "w") as wheel:
+        wheel.writestr("curious.py", f"FOUND = {found!r}")
+        info = "curious-1.0.dist-info/"
+        wheel.writestr(info + "METADATA", "Metadata-Version: 2.1\\nName: curious\\nVersion: 1.0\\n")
+        tags = "Wheel-Version: 1.0\\nGenerator: x\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n"
+        wheel.writestr(info + "WHEEL", tags)
+        wheel.writestr(info + "RECORD", "")
+    return "curious-1.0-py3-none-any.whl"
+"""
 
 
 @dataclass
@@ -72,7 +93,14 @@ def agent() -> Iterator[Isolating]:
         python = reachable_python(place.root / "python")
         place.python = python.path
         options = ("--isolation=users", f"--AgentApp.os_users_folder={place.root / 'os-users'}")
-        secured = start_secured(place, *options, **python.variables)
+        (place.root / "index").mkdir()  # which has nothing
+        links = place.root / "links"
+        for name in ("cloudpickle", "ipykernel"):
+            make_wheel(links, name, "1.0")
+        make_source_distribution(links, "curious", "1.0", setup=CURIOUS)
+        index = {"UV_FIND_LINKS": str(links), "UV_DEFAULT_INDEX": (place.root / "index").as_uri()}
+        variables = {**python.variables, **index, "OF_THE_AGENT": SECRET}
+        secured = start_secured(place, *options, **variables)
         tokens = {}
         for user in ("ada", "bob"):
             machine = Machine(place.root / user)
@@ -82,17 +110,26 @@ def agent() -> Iterator[Isolating]:
             tokens[user] = pool["token"]
         folders = (f"--folder={place.folder}", f"--identity-folder={place.root / 'identity'}")
         trust = fetch_trust(secured.address, secured.pin)
-        agent = Isolating(secured, (*folders, *options), python.variables, tokens, trust)
+        agent = Isolating(secured, (*folders, *options), variables, tokens, trust)
         yield agent
         assert place.end(agent.secured.process) == 0
+        shutil.rmtree(place.folder / "environments-of-users", ignore_errors=True)  # which stay, as all environments
         place.assert_nothing_left()
+        assert [each for each in psutil.process_iter() if is_of(each, place.root)] == []
+
+
+def is_of(process: psutil.Process, place: Path) -> bool:
+    """Says whether its home is in the place."""
+    with contextlib.suppress(psutil.Error):
+        return process.environ().get("HOME", "").startswith(str(place))
+    return False
 
 
 @contextlib.asynccontextmanager
 async def notebook(agent: Isolating, user: str) -> AsyncIterator[Notebook]:
     """A notebook of a user's with a session, which is closed at the end."""
     async with agent.pool(user) as pool:
-        spec = pool_pb2.Spec(alternatives=[pool_pb2.Alternative(type="H100", count=1)], text="H100")
+        spec = pool_pb2.Spec(alternatives=[pool_pb2.Alternative(type="H100", count=2)], text="H100x2")
         request = pool_pb2.OpenSessionRequest(spec=spec, notebook_id=uuid.uuid4().hex)
         async with contextlib.aclosing(pool.open_session(request)) as updates:
             *_, ready = [update async for update in updates]
@@ -277,10 +314,45 @@ async def test_such_a_session_is_interrupted_adopted_restarted_and_ended(agent: 
         new = await facts(bob, "import sys; facts = dict(uid=os.getuid(), pid=os.getpid(), folder=os.getcwd())")
         assert (new["uid"], new["folder"]) == (his["uid"], his["folder"])
         assert new["pid"] != his["pid"]
+        wish = {"ranks": [0, 1], "world_size": 2, "view": "full"}
+        await bob.run("import os; open('of-rank-' + os.environ['RANK'], 'w').write(str(os.getuid()))", spmd=wish)
+        uids = "facts = {name: open(name).read() for name in os.listdir() if name.startswith('of-rank')}"
+        assert await facts(bob, uids) == {"of-rank-0": str(his["uid"]), "of-rank-1": str(his["uid"])}
         child = "import subprocess, sys; child = subprocess.Popen(['sleep', '600'], start_new_session=True)"
         found = await facts(bob, f"{child}; facts = dict(child=child.pid)")
     until(lambda: not psutil.pid_exists(int(found["child"])) and not psutil.pid_exists(int(new["pid"])))
     assert_removed(agent, his)
+
+
+async def test_a_package_that_runs_code_when_it_is_built_runs_it_as_its_user(agent: Isolating) -> None:
+    module = b"mine = 1"
+    snapshot = Snapshot(
+        python_version=platform.python_version(),
+        implementation=sys.implementation.name,
+        platform=sys.platform,
+        machine=platform.machine(),
+        distributions=tuple(Distribution(name, "1.0") for name in ("cloudpickle", "curious", "ipykernel")),
+        files=(LocalFile("workspace/pkg/module.py", digest_of_bytes(module), len(module)),),
+    )
+    content = snapshot.to_bytes()
+    contents: dict[str, Content] = {digest_of_bytes(each): each for each in (content, module)}
+    async with notebook(agent, "ada") as ada, agent.pool("bob") as bob:
+        own = await facts(ada, HAS_THINGS)
+        assert await send_missing(ada.direct, contents) == 2
+        digest = digest_of_bytes(content)
+        *_, built = [each async for each in update_session(ada.direct, ada.client.id, digest, {})]
+        environment = agent.folder / "environments-of-users" / "ada" / built.environment_id
+        (curious,) = environment.glob("lib/*/site-packages/curious.py")
+        found = runpy.run_path(str(curious))["FOUND"]
+        assert found == {"uid": own["uid"], "variable": None, "home": own["home"]}
+        for path in (environment, curious, Path(own["folder"]) / "pkg" / "module.py"):
+            assert owner_of(path) == own["uid"]
+        assert (await ada.run("from pkg.module import mine; print(mine)")).text == "1\n"
+        assert await missing(bob, contents) == list(contents)  # another user has put them
+
+
+def owner_of(path: Path) -> int:
+    return path.lstat().st_uid
 
 
 def assert_removed(agent: Isolating, session: dict[str, Any]) -> None:

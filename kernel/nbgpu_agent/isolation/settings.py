@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from traitlets import Dict, Enum, HasTraits, Unicode
+from uv import find_uv_bin
 
 from nbgpu_agent.errors import InvalidRequestError
 from nbgpu_agent.folders import AgentFolders
@@ -69,7 +70,7 @@ class IsolationSettings(HasTraits):
         named = find_named(self.os_users)
         probe = OsUser("probe", numbers[-1], numbers[-1], Path("/"))
         place = Path(self.os_users_folder).expanduser().absolute()
-        needed = (_PACKAGES / "nbgpu_kernel", place.parent)
+        needed = (_PACKAGES / "nbgpu_kernel", Path(os.fsdecode(find_uv_bin())), place.parent)
         problem, hint = problem_of(probe, sys.executable, needed, folders.root)
         if problem and self.isolation == USERS:
             raise InvalidRequestError(f"users cannot be isolated from each other: {problem}", hint)
