@@ -106,6 +106,10 @@ class AgentFolders:
         (folder / SOCKET_FILE).unlink(missing_ok=True)
         return folder / SOCKET_FILE
 
+    def close_to_others(self) -> None:
+        """Lets nobody else pass through the folder."""
+        self.root.chmod(0o700)
+
     def remove_record(self) -> None:
         """Makes clients look for another agent, of which the next waits until this one has ended."""
         (self.root / AGENT_FILE).unlink(missing_ok=True)
@@ -144,7 +148,8 @@ def locked_folder(root: Path, asked_to_end: threading.Event) -> Iterator[AgentFo
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         if root.stat().st_uid != os.getuid():
             raise InvalidRequestError(f"the folder {root} belongs to another user", "choose another with --folder")
-        root.chmod(0o700)
+        # Others may have passed through it to what is theirs, as `isolation` lets them, and sessions that run still do.
+        root.chmod(stat.S_IMODE(root.stat().st_mode) & 0o711 | 0o700)
         lock = os.open(root / RUN_LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise InvalidRequestError(f"the folder {root} cannot be used: {error.strerror}") from error

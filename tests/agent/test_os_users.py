@@ -81,6 +81,7 @@ class Isolating:
         place = self.secured.place
         place.end(self.secured.process, signal.SIGKILL)
         listen = f"--listen={self.secured.address.removeprefix('grpcs://')}"
+        assert stat.S_IMODE(place.folder.stat().st_mode) == 0o711
         self.secured.process = place.start(listen, "--tls", *self.options, **self.variables)
         assert self.secured.process.stdout is not None
         assert self.secured.process.stdout.readline(), place.log()

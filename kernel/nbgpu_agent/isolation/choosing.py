@@ -16,7 +16,7 @@ from nbgpu_agent.isolation.os_user import IsolationError, OsUser, acting, own_fo
 from nbgpu_agent.isolation.user_ids import UserIds
 from nbgpu_agent.kernel_environment import base_variables
 
-_PROBE_TIMEOUT_S = 30.0
+_PROBE_TIMEOUT_S = 120.0
 _PROBE = """
 import os, sys
 for path in sys.argv[1:]:

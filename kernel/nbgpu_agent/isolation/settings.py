@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from traitlets import Dict, Enum, HasTraits, Unicode
-from uv import find_uv_bin
 
 from nbgpu_agent.errors import InvalidRequestError
 from nbgpu_agent.folders import AgentFolders
@@ -66,6 +65,8 @@ class IsolationSettings(HasTraits):
                     "there are no users to isolate from each other without TLS", "add --tls, after `nbgpu agent init`"
                 )
             return Isolation()
+        from uv import find_uv_bin
+
         numbers = parse_range(self.os_user_ids)
         named = find_named(self.os_users)
         probe = OsUser("probe", numbers[-1], numbers[-1], Path("/"))
