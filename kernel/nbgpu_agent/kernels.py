@@ -420,7 +420,7 @@ class Kernel:
             "runtime_folder": str(self._folders.runtime),
             "user": [self.os_user.uid, self.os_user.gid] if self.os_user is not None else None,
         }
-        new = self._folders.record.with_suffix(".new")
+        new = self._folders.record.with_name(f"{RECORD_FILE}.new")
         new.write_text(json.dumps(record))
         new.replace(self._folders.record)  # whole or not at all, for whoever comes after a kill
 

@@ -153,7 +153,7 @@ async def test_spares_are_replaced_when_taken_and_when_they_die(tmp_path: Path) 
         await wait_for(lambda: service.launcher.spares_ready == 1)
         (spare,) = kernels()
         os.kill(spare, signal.SIGKILL)
-        await wait_for(lambda: service.launcher.spares_ready == 1 and kernels() and spare not in kernels())
+        await wait_for(lambda: service.launcher.spares_ready == 1 and kernels() - {spare})
         (spare,) = kernels()
         session = await service.open()
         assert session.processes()[0].pid == spare
