@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from packaging.requirements import InvalidRequirement, Requirement
 
 from nbgpu_agent.environments.plan import OURS, TORCH_FAMILY, BaseEnvironment
-from nbgpu_agent.environments.platforms import Target, extras_of, needs, python_minor
+from nbgpu_agent.environments.platforms import Target, needs, python_minor
 from nbgpu_protocol.snapshot import Distribution, Origin, normalised_name
 
 _CUDA_PREFIXES = ("cuda-", "nvidia-", "pytorch-triton", "triton")
@@ -31,7 +31,8 @@ def choose_provided(
 ) -> Provided:
     """Returns what is taken from the base: what it has in the notebook's version, whatever the local tag (`+cu126`).
 
-    What these need, the base was tested with: it comes along where the notebook has none of its own. The CUDA
+    What these need, the base was tested with: it comes along where the notebook has none of its own. What they merely
+    can use does not, such as pyarrow, with which pandas makes other strings than the notebook's does. The CUDA
     libraries of a torch that is provided come along in any case, as they are the ones that it was built against.
     """
     if base is None or base.python.minor != python_minor(node.python_version):
@@ -48,14 +49,19 @@ def choose_provided(
         else:
             differing[name] = f"the node's own is {at_hand[name].version}"
     with_torch = not TORCH_FAMILY.isdisjoint(used)
-    reached = list(used)
+    reached = {(name, "") for name in used}
+    seen = set(reached)
     while reached:
-        for name in _needed(at_hand[reached.pop()], node):
+        name, extra = reached.pop()
+        for needed in _needed(at_hand[name], extra, node) - seen:
+            name = needed[0]
             of_torch = with_torch and name.startswith(_CUDA_PREFIXES)
-            if name in at_hand and name not in used and (name not in wanted or of_torch):
-                used[name] = at_hand[name].version
-                differing.pop(name, None)
-                reached.append(name)
+            if name not in at_hand or (name in wanted and name not in used and not of_torch):
+                continue
+            used[name] = at_hand[name].version
+            differing.pop(name, None)
+            seen.add(needed)
+            reached.add(needed)
     left_out = _unused_cuda(distributions, client, used) if with_torch else {}
     return Provided(used, differing, left_out)
 
@@ -72,16 +78,17 @@ def _unused_cuda(distributions: tuple[Distribution, ...], client: Target, used: 
     return found
 
 
-def _needed(distribution: Distribution, node: Target) -> list[str]:
-    """Returns what a distribution needs on the node, with all its extras: what the base lacks of that is not taken."""
-    found = []
+def _needed(distribution: Distribution, extra: str, node: Target) -> set[tuple[str, str]]:
+    """Returns what a distribution, or an extra of it, needs on the node: names, each with no extra and with its own."""
+    found: set[tuple[str, str]] = set()
     for text in distribution.requires:
         try:
             requirement = Requirement(text)
         except InvalidRequirement:  # of a distribution older than the rules
             continue
-        if any(node.holds(requirement.marker, extra) for extra in extras_of(requirement.marker)):
-            found.append(normalised_name(requirement.name))
+        if node.holds(requirement.marker, extra):
+            name = normalised_name(requirement.name)
+            found.update((name, each) for each in ("", *requirement.extras))
     return found
 
 

@@ -134,7 +134,7 @@ class Hub:
         views = []
         for link in self._links.values():
             view = link.view()
-            view["requests"] = self.requests.views(link.name)
+            view["requests"] = self.requests.views(link.name, view["sessions"])
             views.append(view)
         return PageState(kind="state", sent_unix_s=self._now(), pools=views, problem=self._pools_problem)
 

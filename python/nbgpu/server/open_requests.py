@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import functools
 import secrets
+import time
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -47,6 +49,7 @@ class _Request:
     wanted: Wanted
     pool: str
     """Under which it is shown: the one that is asked, or would be by default."""
+    made_unix_s: float = field(default_factory=time.time)
     phase: Phase | None = None
     detail: str = "Looking for a pool"
     queue_position: int | None = None
@@ -54,6 +57,14 @@ class _Request:
     session_id: str | None = None
     problem: ProblemView | None = None
     task: asyncio.Task[None] | None = field(default=None, repr=False)
+
+    def is_answered(self, sessions: Collection[SessionView]) -> bool:
+        """Says whether its session is there already: a pool's state may come before the answer to the request."""
+        return self.problem is None and any(
+            _is_there(each, self.session_id or each["id"], self.wanted.notebook_id)
+            and (self.session_id is not None or (each["attached_unix_s"] or 0) >= self.made_unix_s)
+            for each in sessions
+        )
 
     def view(self) -> RequestView:
         return RequestView(
@@ -78,8 +89,13 @@ class OpenRequests:
         self._kept_s = kept_s
         self._requests: dict[str, _Request] = {}
 
-    def views(self, pool: str) -> list[RequestView]:
-        return [request.view() for request in self._requests.values() if request.pool == pool]
+    def views(self, pool: str, sessions: Collection[SessionView]) -> list[RequestView]:
+        """Returns what a pool's page shows of them, given its sessions."""
+        return [
+            request.view()
+            for request in self._requests.values()
+            if request.pool == pool and not request.is_answered(sessions)
+        ]
 
     def start(self, wanted: Wanted) -> str:
         """Begins a request; returns its id.

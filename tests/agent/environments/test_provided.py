@@ -102,6 +102,24 @@ def test_somebodys_own_code_is_never_the_bases() -> None:
     assert choose_provided(own, NODE, NODE, BASE).used == {}
 
 
+def test_what_is_needed_comes_along_and_what_can_merely_be_used_does_not() -> None:
+    base = replace(
+        BASE,
+        distributions=(
+            Distribution(
+                "pandas", "3.0", requires=("python-dateutil", 'pyarrow>=13; extra == "parquet"', "fsspec[http]")
+            ),
+            Distribution("python-dateutil", "2.9"),
+            Distribution("pyarrow", "22.0"),
+            Distribution("fsspec", "2025.1", requires=('aiohttp; extra == "http"', 's3fs; extra == "s3"')),
+            Distribution("aiohttp", "3.9"),
+            Distribution("s3fs", "2025.1"),
+        ),
+    )
+    found = choose_provided((Distribution("pandas", "3.0"),), NODE, NODE, base)
+    assert found.used.keys() == {"pandas", "python-dateutil", "fsspec", "aiohttp"}
+
+
 def test_the_environment_is_named_by_what_the_base_gives() -> None:
     upgraded = tuple(replace(each, version="3.4.1") if each.name == "triton" else each for each in BASE.distributions)
     ids = {planned().environment_id, planned(base=None).environment_id}
