@@ -19,6 +19,8 @@ from pathlib import Path
 
 import psutil
 
+from nbgpu_agent.isolation.os_user import IsolationError, OsUser, acting
+
 MARKER_VARIABLE = "NBGPU_KERNEL_ID"
 _PROC = Path("/proc")
 _FILES = 1 << 14
@@ -48,8 +50,7 @@ def _environments() -> Iterable[tuple[int, Mapping[str, str]]]:
         if not name.isdigit():
             continue
         try:
-            with open(f"/proc/{name}/environ", "rb") as file:
-                content = file.read()
+            content = _read_environ(int(name))
         except OSError:  # another user's, or gone
             continue
         if needle not in content:
@@ -58,6 +59,35 @@ def _environments() -> Iterable[tuple[int, Mapping[str, str]]]:
             if variable.startswith(needle):
                 yield int(name), {MARKER_VARIABLE: variable[len(needle) :].decode(errors="replace")}
                 break
+
+
+def environment_of(pid: int) -> dict[str, str]:
+    """Returns the environment variables that a process was started with.
+
+    Raises:
+        OSError, psutil.Error: It is gone, or somebody's whose processes this one may not look at.
+    """
+    if not sys.platform.startswith("linux"):
+        return psutil.Process(pid).environ()
+    variables = _read_environ(pid).decode(errors="replace").split("\0")
+    return {name: value for name, sign, value in (each.partition("=") for each in variables) if sign}
+
+
+def _read_environ(pid: int) -> bytes:
+    path = f"/proc/{pid}/environ"
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except PermissionError:
+        if os.geteuid() != 0:
+            raise
+    # In a container root may lack CAP_SYS_PTRACE, and look at other users' processes only as that user.
+    status = os.stat(_PROC / str(pid))
+    try:
+        with acting(OsUser("", status.st_uid, status.st_gid, _PROC)), open(path, "rb") as file:
+            return file.read()
+    except IsolationError as error:
+        raise PermissionError(path) from error
 
 
 def bears_marker(pid: int, marker: str, uid: int | None = None) -> bool:
@@ -69,7 +99,7 @@ def bears_marker(pid: int, marker: str, uid: int | None = None) -> bool:
     try:
         if pid <= 0 or (uid is not None and _uid_of(pid) != uid):
             return False
-        return psutil.Process(pid).environ().get(MARKER_VARIABLE) == marker
+        return environment_of(pid).get(MARKER_VARIABLE) == marker
     except (psutil.Error, OSError):
         return False
 

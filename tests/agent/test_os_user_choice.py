@@ -171,6 +171,42 @@ def test_a_process_of_another_user_that_bears_the_marker_is_not_the_kernels() ->
         process.communicate()
 
 
+WITHOUT_PTRACE = """
+import ctypes, os, sys
+drop_from_bounding_set, sys_ptrace, sys_admin, perfmon = 24, 19, 21, 38  # linux/prctl.h, linux/capability.h
+for capability in (sys_ptrace, sys_admin, perfmon):  # which containers do not have
+    ctypes.CDLL(None).prctl(drop_from_bounding_set, capability, 0, 0, 0)
+os.execv(sys.executable, [sys.executable, "-c", sys.argv[1], *sys.argv[2:]])
+"""
+LOOKS = """
+import subprocess, sys, psutil
+from pathlib import Path
+from nbgpu_agent.isolation.os_user import OsUser
+from nbgpu_agent.limits.host import memory_of
+from nbgpu_agent.processes import MARKER_VARIABLE, bears_marker, marked_pids
+marker, uid = sys.argv[1], int(sys.argv[2])
+variables = {MARKER_VARIABLE: marker}
+with subprocess.Popen(["/bin/cat"], stdin=-1, env=variables, user=uid, group=uid, extra_groups=[]) as process:
+    while not bears_marker(process.pid, marker, uid):
+        pass
+    assert marked_pids()[marker] == [process.pid]
+    try:
+        open(f"/proc/{process.pid}/environ").read()
+    except PermissionError:
+        print("may not look")
+    other = OsUser("", uid, uid, Path("/"))
+    assert memory_of([psutil.Process(process.pid)], 1, other) > 0 == memory_of([psutil.Process(process.pid)], 1)
+    process.communicate()
+"""
+
+
+@as_root
+def test_processes_of_other_users_are_found_where_root_may_not_look_at_them() -> None:
+    command = [sys.executable, "-c", WITHOUT_PTRACE, LOOKS, f"n{os.getpid()}", str(ADA.uid)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=DEADLINE_S)
+    assert (done.returncode, done.stdout) == (0, "may not look\n"), done.stderr
+
+
 @pytest.fixture(scope="module")
 def agent() -> Iterator[SecuredAgent]:
     """An agent with users that cannot isolate them: without root, or in a folder that is closed to others."""

@@ -60,8 +60,12 @@ def judge(used_bytes: int, limit_bytes: int) -> Verdict:
     return Verdict.NEAR if used_bytes > limit_bytes * WARN_SHARE else Verdict.FINE
 
 
-def memory_of(processes: Iterable[psutil.Process], limit_bytes: int) -> int:
-    """Returns what processes hold in the node's memory. What they share counts once, where it matters."""
+def memory_of(processes: Iterable[psutil.Process], limit_bytes: int, os_user: OsUser | None = None) -> int:
+    """Returns what processes hold in the node's memory. What they share counts once, where it matters.
+
+    Args:
+        os_user: As whom they run, which in a container root may have to be to look at them; None: as the agent.
+    """
     living = []
     total = 0
     for process in processes:
@@ -72,7 +76,7 @@ def memory_of(processes: Iterable[psutil.Process], limit_bytes: int) -> int:
         return total
     total = 0
     for process in living:
-        with contextlib.suppress(psutil.Error):
+        with contextlib.suppress(psutil.Error), acting(os_user):
             info = process.memory_full_info()
             total += getattr(info, "pss", info.uss)
     return total
@@ -153,7 +157,7 @@ class HostKeeper:
                 logger.exception("what session %s takes of the node is not known", session.id)
 
     async def _look_at_memory(self, session: Session, limit: int) -> None:
-        used = await self._in_thread(lambda: memory_of(session.processes(), limit))
+        used = await self._in_thread(lambda: memory_of(session.processes(), limit, session.os_user))
         verdict = judge(used, limit)
         told = self._told[session.id]
         if verdict in (Verdict.OVER, Verdict.FAR_OVER):
