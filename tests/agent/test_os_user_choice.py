@@ -86,6 +86,14 @@ def test_without_root_it_is_said_what_that_means(tmp_path: Path, monkeypatch: py
     )
 
 
+def test_capabilities_that_are_lacking_are_named(tmp_path: Path) -> None:
+    status = tmp_path / "status"
+    status.write_text("Name:\tpython\nCapEff:\t00000000a80425fb\n")  # as of Docker's containers
+    assert choosing.lacking_capabilities(status) == []
+    status.write_text("Name:\tpython\nCapEff:\t00000000a804255a\n")
+    assert choosing.lacking_capabilities(status) == ["CHOWN", "KILL", "SETUID"]
+
+
 def test_variables_of_the_agents_user_are_not_anothers() -> None:
     own = {"HOME": "/root", "USER": "root", "XDG_RUNTIME_DIR": "/run/user/0", "IPYTHONDIR": "/root/i", "LANG": "C"}
     variables = base_variables(own, (), Path("/usr/bin/python"), ADA)

@@ -7,6 +7,7 @@ import os
 import pwd
 import stat
 import subprocess
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,8 @@ for path in sys.argv[1:]:
     if not os.access(path, os.X_OK if os.path.isdir(path) else os.R_OK):
         sys.exit(path)
 """
+_CAPABILITIES = {"CHOWN": 0, "DAC_OVERRIDE": 1, "FOWNER": 3, "KILL": 5, "SETGID": 6, "SETUID": 7}
+"""Of linux/capability.h."""
 SHARED_WORDS = "sessions of different users run as the agent's own user, and can read each other's files and variables"
 
 
@@ -108,8 +111,15 @@ def problem_of(probe: OsUser, python: str, needed: Iterable[Path], folder: Path)
     Returns:
         The problem in one sentence, and a hint.
     """
+    if not sys.platform.startswith("linux"):
+        return "the agent's machine does not run Linux", "run the agent on Linux, or an agent for each user"
     if os.geteuid() != 0:
         return "the agent does not run as root", "start it as root, or give each user an agent of their own"
+    if lacking := lacking_capabilities():
+        return (
+            f"root lacks the capabilities {', '.join(lacking)} here",
+            "a container gets them by `--cap-add`, and has them unless they were taken from it",
+        )
     for path in (Path(python), *needed, folder):
         if (closed := closed_folder(path)) is not None:
             hint = f"`chmod o+x {closed}` lets them pass, and list nothing"
@@ -128,12 +138,19 @@ def problem_of(probe: OsUser, python: str, needed: Iterable[Path], folder: Path)
         reason = error.message if isinstance(error, AgentError) else str(error)
         return (
             f"a process cannot be started as user id {probe.uid}: {reason}",
-            "a container needs the capabilities SETUID, SETGID and CHOWN, and the user ids of os_user_ids",
+            "a container must have the user ids of os_user_ids, and its system calls setuid and setfsuid",
         )
     if done.returncode:
         said = done.stderr.strip().splitlines()
         return f"other users cannot use {said[-1] if said else python}", "`chmod -R o+rX` on it lets them"
     return "", ""
+
+
+def lacking_capabilities(status: Path = Path("/proc/self/status")) -> list[str]:
+    """Returns those of a process that it takes to start, look after and clean up after other users' processes."""
+    lines = dict(line.split(":\t", 1) for line in status.read_text().splitlines() if ":\t" in line)
+    effective = int(lines.get("CapEff", "0"), 16)
+    return [name for name, bit in _CAPABILITIES.items() if not effective >> bit & 1]
 
 
 def closed_folder(path: Path) -> Path | None:
