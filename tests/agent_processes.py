@@ -73,6 +73,7 @@ class Workplace:
             "JUPYTER_DATA_DIR": str(self.root / "data"),
             "JUPYTER_RUNTIME_DIR": str(self.root / "runtime"),
             "JUPYTER_NO_CONFIG_ENV": "1",
+            "NBGPU_OS_USERS_FOLDER": str(self.root / "os-users"),
             "NBGPU_SIMULATE": "H100x4",
             **variables,
         }

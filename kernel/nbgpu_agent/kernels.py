@@ -222,11 +222,13 @@ class Kernel:
 
     def log_tail(self, max_bytes: int = 0) -> str:
         """Returns the end of what the process wrote to its own stdout and stderr; 0: all that is kept."""
+        limit_bytes = 2 * MAX_LOG_BYTES  # which what is written until it is trimmed may be far beyond
+        wanted_bytes = min(max_bytes or limit_bytes, limit_bytes)
         try:
             with open(self._log_path, "rb") as file:
                 size_bytes = os.fstat(file.fileno()).st_size
-                file.seek(max(0, size_bytes - (max_bytes or 2 * MAX_LOG_BYTES)))
-                return file.read(max_bytes or -1).decode(errors="replace")
+                file.seek(max(0, size_bytes - wanted_bytes))
+                return file.read(wanted_bytes).decode(errors="replace")
         except FileNotFoundError:
             return ""
 

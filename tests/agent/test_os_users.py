@@ -93,7 +93,7 @@ def agent() -> Iterator[Isolating]:
         place.root.chmod(0o711)
         python = reachable_python(place.root / "python")
         place.python = python.path
-        options = ("--isolation=users", f"--AgentApp.os_users_folder={place.root / 'os-users'}")
+        options = ("--isolation=users",)
         (place.root / "index").mkdir()  # which has nothing
         links = place.root / "links"
         for name in ("cloudpickle", "ipykernel"):

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from traitlets import Dict, Enum, HasTraits, Unicode
+from traitlets import Dict, Enum, HasTraits, Unicode, default
 
 from nbgpu_agent.errors import InvalidRequestError
 from nbgpu_agent.folders import AgentFolders
@@ -16,6 +16,8 @@ from nbgpu_agent.isolation.os_user import OsUser, passable
 from nbgpu_agent.isolation.user_ids import DEFAULT_RANGE, UserIds, parse_range
 
 AUTO, USERS, NONE = "auto", "users", "none"
+FOLDER_VARIABLE = "NBGPU_OS_USERS_FOLDER"
+DEFAULT_FOLDER = "/var/lib/nbgpu"
 _PACKAGES = Path(__file__).resolve().parent.parent.parent
 
 
@@ -39,10 +41,13 @@ class IsolationSettings(HasTraits):
         config=True
     )
     os_users_folder: Any = Unicode(
-        "/var/lib/nbgpu",
         help="Folder of their user ids and homes, and of the agent's own folder unless --folder says another; everybody"
-        " must be able to pass through to it.",
+        f" must be able to pass through to it. By default what {FOLDER_VARIABLE} names, else {DEFAULT_FOLDER}.",
     ).tag(config=True)
+
+    @default("os_users_folder")
+    def _default_os_users_folder(self) -> str:
+        return os.environ.get(FOLDER_VARIABLE) or DEFAULT_FOLDER
 
     def may_isolate(self, *, tls: bool) -> bool:
         """Says whether this agent separates users, where nothing stands against it."""
