@@ -123,6 +123,8 @@ def take_failures(lab: LabPage, folder: Path) -> None:
     (lab.server.work_folder / "go-on").touch()
     lab.wait_until_run(120_000)
     pictures(lab, folder, "failures-end")
+    lab.replace_cells("%gpu close")  # the next recipe wants all of them
+    lab.run_cell(0)
 
 
 def errors(lab: LabPage) -> list[str]:
