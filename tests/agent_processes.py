@@ -55,6 +55,8 @@ class Workplace:
     """Folders and processes of one test's agents."""
 
     root: Path
+    python: str = sys.executable
+    """Of the agents, and of kernels in them."""
     processes: list[subprocess.Popen[str]] = field(default_factory=list)
 
     @property
@@ -71,6 +73,7 @@ class Workplace:
             "JUPYTER_DATA_DIR": str(self.root / "data"),
             "JUPYTER_RUNTIME_DIR": str(self.root / "runtime"),
             "JUPYTER_NO_CONFIG_ENV": "1",
+            "NBGPU_OS_USERS_FOLDER": str(self.root / "os-users"),
             "NBGPU_SIMULATE": "H100x4",
             **variables,
         }
@@ -81,7 +84,7 @@ class Workplace:
         what = ["-c", program] if program else ["-m", "nbgpu_agent"]
         with (self.root / "stderr").open("a") as stderr:
             process = subprocess.Popen(
-                [sys.executable, *what, *arguments],
+                [self.python, *what, *arguments],
                 env=self.environ(**variables),
                 cwd=self.root,
                 stdin=subprocess.DEVNULL,

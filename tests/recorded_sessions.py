@@ -98,7 +98,7 @@ class Notebook:
     replies: int = 0
     _waiting: list[asyncio.Task[None]] = field(default_factory=list)
 
-    async def send(self, code: str) -> tuple[Request, Recorder]:
+    async def send(self, code: str, **metadata: Any) -> tuple[Request, Recorder]:
         recorder = Recorder()
         header = {
             "msg_id": uuid.uuid4().hex,
@@ -117,7 +117,9 @@ class Notebook:
 
         request = Request(header, CLIENT_ID, recorder, reply_to_input=reply)
         content = {"code": code, "silent": False, "store_history": True, "user_expressions": {}, "allow_stdin": True}
-        self._waiting.append(asyncio.create_task(self.client.send(request, content, {})))
+        self._waiting.append(
+            asyncio.create_task(self.client.send(request, content, {"nbgpu": metadata} if metadata else {}))
+        )
         return request, recorder
 
     async def answer(self, request: Request) -> None:
@@ -125,8 +127,8 @@ class Notebook:
         await asyncio.wait_for(asyncio.to_thread(request.wait), DEADLINE_S)
         request.outcome()
 
-    async def run(self, code: str) -> Recorder:
-        request, recorder = await self.send(code)
+    async def run(self, code: str, **metadata: Any) -> Recorder:
+        request, recorder = await self.send(code, **metadata)
         await self.answer(request)
         return recorder
 

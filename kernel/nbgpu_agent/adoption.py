@@ -111,6 +111,7 @@ async def _adopt(
     try:
         if left.kernel is not None:
             kernel = launcher.adopt(left.kernel, state.setting.python)
+            launcher.check_os_user(kernel, state.request.owner)
         lease = state.lease.lease(tuple(accelerators)) if state.lease is not None else None
         if lease is None:
             raise LookupError("not all of its accelerators are here any more")

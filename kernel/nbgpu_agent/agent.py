@@ -25,6 +25,8 @@ from nbgpu_agent.audit import AUDIT_FILE, AccessAudit, AuditLog, SessionAudit
 from nbgpu_agent.ending import Ending
 from nbgpu_agent.folders import AgentFolders
 from nbgpu_agent.guardian import Guardian
+from nbgpu_agent.isolation.choosing import Isolation
+from nbgpu_agent.isolation.os_user import own_folder, passable
 from nbgpu_agent.limits.closing import Terms
 from nbgpu_agent.limits.host import HostKeeper, HostLimits
 from nbgpu_agent.limits.keeper import SessionKeeper
@@ -50,6 +52,9 @@ if TYPE_CHECKING:
     from nbgpu_agent.service.exporter import Exporter
 
 logger = logging.getLogger(__name__)
+
+_OWNERS_ENVIRONMENTS = "_owner"
+"""Beside those of users, whose names do not begin so: where the owner's sessions run as another user as well."""
 
 STOP_GRACE_S = 1.0
 """How long RPCs that are open may go on, once all sessions are closed."""
@@ -97,6 +102,8 @@ class AgentSettings:
     identity: Identity | None = None
     """Certificates, and the users beside them, of an agent that listens with TLS."""
     require_client_certificate: bool = False
+    isolation: Isolation = field(default_factory=Isolation)
+    """As whom sessions run."""
 
 
 async def serve(
@@ -164,9 +171,10 @@ async def _serve_accelerators(
         blobs_folder=folders.blobs,
         journal_bytes=settings.journal_bytes,
         kernels_outlive_agent=outlives,
+        isolation=settings.isolation,
     )
 
-    blobs = UserBlobs(folders.blobs)
+    blobs = UserBlobs(folders.blobs, isolation=settings.isolation)
     environments = _make_environments(settings, folders, blobs, inventory) if settings.build_environments else None
     if environments is not None:
         await environments.materialiser.check_base()
@@ -232,6 +240,9 @@ async def _serve_accelerators(
         settings.allow_client_python,
         environments=environments is not None,
         prices=settings.prices,
+        isolated=settings.isolation.is_on,
+        isolation_problem=settings.isolation.problem,
+        isolation_hint=settings.isolation.hint,
     )
 
     def shut_down(keep_sessions: bool) -> None:
@@ -332,7 +343,23 @@ def _make_environments(
     for leftover in store.remove_leftovers():
         logger.warning("removed what an earlier agent left: %s", leftover)
     materialiser = Materialiser(store, blobs, Uv(os.environ), inventory.driver_version, settings.base_environment)
-    return SessionEnvironments(materialiser, blobs)
+
+    def make_materialiser(owner: str) -> Materialiser | None:
+        os_user = settings.isolation.os_user(owner)
+        if os_user is None:
+            return None
+        own = EnvironmentStore(
+            own_folder(folders.users_environments / (owner or _OWNERS_ENVIRONMENTS), os_user, replace=True),
+            limit_bytes=settings.environments_bytes,
+            os_user=os_user,
+        )
+        uv = Uv(os.environ, os_user)
+        return Materialiser(own, blobs, uv, inventory.driver_version, settings.base_environment)
+
+    for folder in passable(folders.users_environments).iterdir() if settings.isolation.is_on else ():
+        for leftover in EnvironmentStore(folder).remove_leftovers():
+            logger.warning("removed what an earlier agent left: %s", leftover)
+    return SessionEnvironments(materialiser, blobs, make_materialiser)
 
 
 async def _within_bounds(what: str, closing: Awaitable[None], timeout_s: float = _TIMEOUT_S) -> None:

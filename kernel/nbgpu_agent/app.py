@@ -20,6 +20,8 @@ from nbgpu_agent.audit import AUDIT_FILE
 from nbgpu_agent.ending import END_WITHIN_S, Ending
 from nbgpu_agent.errors import AgentError, InvalidRequestError
 from nbgpu_agent.folders import AgentFolders, AlreadyRunningError, locked_folder
+from nbgpu_agent.isolation.choosing import Isolation
+from nbgpu_agent.isolation.settings import IsolationSettings
 from nbgpu_agent.json_log import JsonFormatter
 from nbgpu_agent.limits.settings import LimitSettings, size_bytes, span_s
 from nbgpu_agent.listening import ListenAddress, parse_listen_address
@@ -51,7 +53,7 @@ EMBEDDED_IDLE_SHUTDOWN_S = 600.0
 DEFAULT_ADOPTION_GRACE_S = 600.0
 
 
-class AgentApp(LimitSettings, JupyterApp):  # type: ignore[misc,unused-ignore]
+class AgentApp(LimitSettings, IsolationSettings, JupyterApp):  # type: ignore[misc,unused-ignore]
     """The agent as an application."""
 
     name = "nbgpu"  # its configuration is nbgpu_config.py or .json, in Jupyter's configuration folders
@@ -72,6 +74,7 @@ class AgentApp(LimitSettings, JupyterApp):  # type: ignore[misc,unused-ignore]
         "session-memory": "AgentApp.session_memory",
         "session-disk": "AgentApp.session_disk",
         "identity-folder": "AgentApp.identity_folder",
+        "isolation": "AgentApp.isolation",
         "base-environment": "AgentApp.base_environment",
         "config": "JupyterApp.config_file",
         "log-level": "Application.log_level",
@@ -96,9 +99,10 @@ class AgentApp(LimitSettings, JupyterApp):  # type: ignore[misc,unused-ignore]
         " agent init` has made a certificate, any address, such as 0.0.0.0:7443. Not embedded.",
     ).tag(config=True)
     embedded = Bool(False, help="Serve one person on this machine; usually set with --embedded.").tag(config=True)
-    folder = Unicode(help="Folder for what the agent needs while it runs; by default in Jupyter's runtime folder.").tag(
-        config=True
-    )
+    folder = Unicode(
+        help="Folder for what the agent needs while it runs; by default in Jupyter's runtime folder, or where users are"
+        " isolated in os_users_folder."
+    ).tag(config=True)
     token_file = Unicode(
         help=f"File with the token, readable by its owner alone. The variable {TOKEN_VARIABLE} comes first; with"
         " neither, a token is made and printed. Not embedded."
@@ -211,6 +215,11 @@ class AgentApp(LimitSettings, JupyterApp):  # type: ignore[misc,unused-ignore]
 
         raise_file_limit()
         address, token, generated = self._address_and_token(read_record(folders.root))
+        isolation = self.find_isolation(folders, self._identity_folder(), tls=address.tls)
+        if not isolation.is_on:
+            folders.close_to_others()
+        if isolation.problem:
+            self.log.warning("%s; hint: %s", isolation.problem, isolation.hint)
         leftovers = Leftovers([], {})
         if self.adoption_grace_s > 0:
             leftovers = find_sessions(folders.sessions, folders.kernels)
@@ -224,7 +233,7 @@ class AgentApp(LimitSettings, JupyterApp):  # type: ignore[misc,unused-ignore]
                 _remove_stale_socket(address.socket)
             asyncio.run(
                 serve(
-                    self._settings(address, token),
+                    self._settings(address, token, isolation),
                     folders,
                     self._ending,
                     lambda target: self._announce(target, token or "", folders, show_token=generated),
@@ -241,7 +250,7 @@ class AgentApp(LimitSettings, JupyterApp):  # type: ignore[misc,unused-ignore]
                 self.log.warning("ended what did not end by itself: %s", leftover)
             folders.clean(for_next=bool(kept.sessions), keep_record=bool(kept.sessions))
 
-    def _settings(self, address: ListenAddress, token: str | None) -> Any:
+    def _settings(self, address: ListenAddress, token: str | None, isolation: Isolation) -> Any:
         from nbgpu_agent.agent import AgentSettings
 
         idle_shutdown_s: float | None = self.idle_shutdown_s
@@ -274,6 +283,7 @@ class AgentApp(LimitSettings, JupyterApp):  # type: ignore[misc,unused-ignore]
             base_environment=Path(self.base_environment).expanduser().absolute() if self.base_environment else None,
             identity=self._identity() if address.tls else None,
             require_client_certificate=address.tls and self.require_client_certificate,
+            isolation=isolation,
         )
 
     def _prices(self) -> PriceList:
@@ -285,9 +295,13 @@ class AgentApp(LimitSettings, JupyterApp):  # type: ignore[misc,unused-ignore]
 
     def _identity(self) -> Identity:
         from nbgpu_agent.identity.certificates import Identity
+
+        return Identity(self._identity_folder())
+
+    def _identity_folder(self) -> Path:
         from nbgpu_agent.identity.folder import identity_folder
 
-        return Identity(identity_folder(self.identity_folder))
+        return identity_folder(self.identity_folder)
 
     def _listen_address(self) -> ListenAddress:
         """Returns where to listen, if not embedded."""
@@ -319,8 +333,11 @@ class AgentApp(LimitSettings, JupyterApp):  # type: ignore[misc,unused-ignore]
         if self.embedded:
             return agent_folder().absolute()
         # One for each address, so that an agent finds what its predecessor left.
-        address = self._listen_address().target()
-        return Path(jupyter_runtime_dir()).absolute() / f"nbgpu-{re.sub(r'[^A-Za-z0-9]+', '-', address).strip('-')}"
+        address = self._listen_address()
+        name = f"nbgpu-{re.sub(r'[^A-Za-z0-9]+', '-', address.target()).strip('-')}"
+        if self.may_isolate(tls=address.tls):  # root's own folders are closed to others
+            return Path(self.os_users_folder).expanduser().absolute() / name
+        return Path(jupyter_runtime_dir()).absolute() / name
 
     def _announce(self, target: str, token: str, folders: AgentFolders, *, show_token: bool) -> None:
         from nbgpu_agent.agent import package_version

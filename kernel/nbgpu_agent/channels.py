@@ -35,6 +35,11 @@ _HEARTBEAT_PORT = 5
 MAX_SOCKET_PATH_BYTES = 107  # sun_path of sockaddr_un, less its final zero
 
 
+def socket_paths(socket_prefix: Path) -> list[Path]:
+    """Returns where a kernel listens."""
+    return [Path(f"{socket_prefix}-{port}") for port in (*PORTS.values(), _HEARTBEAT_PORT)]
+
+
 def connection_info(socket_prefix: Path) -> dict[str, Any]:
     """Returns the content of the connection file.
 
@@ -58,7 +63,7 @@ class KernelChannels:
     event loop for each message.
 
     Args:
-        socket_prefix: As in the connection file.
+        socket_prefix: As in the connection file. `connect` opens what is there.
         identity: Of the client. All its sockets have the same, since a kernel asks for input on STDIN whoever sent the
             request on SHELL.
     """
@@ -74,9 +79,10 @@ class KernelChannels:
         """Called when a number is missing; what follows is passed over until it is sent again."""
         self._resending: tuple[str, Callable[[int], None], asyncio.Future[None]] | None = None
         self._loop = asyncio.get_running_loop()
+        self._socket_prefix = socket_prefix
         self._sockets: dict[Channel, zmq.Socket[Any]] = {}
         self._closed = False
-        for channel, port in PORTS.items():
+        for channel in PORTS:
             socket = context.socket(zmq.SUB if channel is Channel.IOPUB else zmq.DEALER)
             socket.linger = 0
             socket.setsockopt(zmq.RCVHWM, 0)
@@ -87,9 +93,13 @@ class KernelChannels:
             else:
                 socket.subscribe(b"")
                 self._monitor = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED | zmq.EVENT_CONNECTED)
-            socket.connect(f"ipc://{socket_prefix}-{port}")
             self._sockets[channel] = socket
             self._loop.add_reader(socket.FD, self._drain, channel)
+
+    def connect(self) -> None:
+        """Connects to the kernel's sockets, now or as soon as they are there. Once."""
+        for channel, socket in self._sockets.items():
+            socket.connect(f"ipc://{self._socket_prefix}-{PORTS[channel]}")
 
     def send(self, channel: Channel, parts: Sequence[Any]) -> None:
         """Sends the parts as they are, header first, without a signature."""

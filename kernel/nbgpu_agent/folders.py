@@ -27,6 +27,8 @@ SOCKET_FILE = "agent.sock"
 KERNELS_FOLDER = "kernels"
 SESSIONS_FOLDER = "sessions"
 ENVIRONMENTS_FOLDER = "environments"
+USERS_ENVIRONMENTS_FOLDER = "environments-of-users"
+"""In it a store for each user who is a user of the operating system as well."""
 SOCKET_FOLDER_FILE = "socket-folder"
 """Holds the path of the folder of the socket, where the socket's path would be too long in the agent's own folder."""
 _SOCKET_FOLDER_PREFIX = "nbgpu-agent-"
@@ -64,6 +66,15 @@ class AgentFolders:
         """Outlives the agent: the next one finds what is built."""
         return self.root / ENVIRONMENTS_FOLDER
 
+    @property
+    def users_environments(self) -> Path:
+        return self.root / USERS_ENVIRONMENTS_FOLDER
+
+    @property
+    def passed_by_users(self) -> tuple[Path, ...]:
+        """Those in which there are folders of other users of the operating system, where there are such users."""
+        return (self.kernels, self.root / USERS_FOLDER, self.users_environments)
+
     def make_socket_path(self) -> Path:
         """Returns where the embedded agent's socket goes, in a short folder of its own if it must be."""
         path = self.root / SOCKET_FILE
@@ -95,6 +106,10 @@ class AgentFolders:
         (folder / SOCKET_FILE).unlink(missing_ok=True)
         return folder / SOCKET_FILE
 
+    def close_to_others(self) -> None:
+        """Lets nobody else pass through the folder."""
+        self.root.chmod(0o700)
+
     def remove_record(self) -> None:
         """Makes clients look for another agent, of which the next waits until this one has ended."""
         (self.root / AGENT_FILE).unlink(missing_ok=True)
@@ -117,6 +132,8 @@ class AgentFolders:
         (self.root / TOKEN_FILE).unlink(missing_ok=True)
         for folder in (self.kernels, self.blobs, self.sessions, self.root / USERS_FOLDER):
             shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):  # there are environments in it, which stay
+            self.users_environments.rmdir()
 
 
 @contextlib.contextmanager
@@ -131,7 +148,8 @@ def locked_folder(root: Path, asked_to_end: threading.Event) -> Iterator[AgentFo
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         if root.stat().st_uid != os.getuid():
             raise InvalidRequestError(f"the folder {root} belongs to another user", "choose another with --folder")
-        root.chmod(0o700)
+        # Others may have passed through it to what is theirs, as `isolation` lets them, and sessions that run still do.
+        root.chmod(stat.S_IMODE(root.stat().st_mode) & 0o711 | 0o700)
         lock = os.open(root / RUN_LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise InvalidRequestError(f"the folder {root} cannot be used: {error.strerror}") from error

@@ -16,20 +16,22 @@ import secrets
 import shutil
 import signal
 import subprocess
-import tempfile
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 import zmq
 
-from nbgpu_agent.channels import MAX_SOCKET_PATH_BYTES, Channel, KernelChannels, connection_info, message_parts
+from nbgpu_agent.channels import Channel, KernelChannels, message_parts
 from nbgpu_agent.errors import KernelDiedError, KernelFailedError
+from nbgpu_agent.isolation.choosing import Isolation
+from nbgpu_agent.isolation.os_user import OsUser, acting, own_folder, passable
 from nbgpu_agent.journal import DEFAULT_LIMIT_BYTES
 from nbgpu_agent.kernel_environment import base_variables
+from nbgpu_agent.kernel_folders import RECORD_FILE, SHORT_FOLDER_PREFIX, KernelFolders
 from nbgpu_agent.kernel_processes import Acknowledgement, AdoptedProcess, KernelProcess
 from nbgpu_agent.model import KernelExit
 from nbgpu_agent.outbox_files import read_outbox_files
@@ -53,20 +55,22 @@ from nbgpu_agent.stacks import (
 )
 from nbgpu_agent.user_blobs import folder_of
 
+T = TypeVar("T")
+
 START_TIMEOUT_S = 60.0
 STDERR_TAIL_BYTES = 4096
 MAX_LOG_BYTES = 4 << 20
 """A kernel's log is cut back to a quarter of this when it is longer."""
 _LOG_TRIM_INTERVAL_S = 5.0
 _TERMINATION_GRACE_S = 0.3
+_TIDY_GRACE_S = 1.0
+"""For what the kernel's process left: what keeps shared memory tidy (multiprocessing's resource tracker) does not
+listen to SIGTERM, and ends by itself when its owner is gone."""
 _MAX_FAILED_SPARES = 3
 _MAX_SOCKETS = 1 << 16
 """zmq's own 1023 are those of 170 kernels."""
 _FIRST_RESEND_S, _LAST_RESEND_S = 0.2, 5.0
-_RECORD_FILE = "kernel.json"
-_SHORT_FOLDER_PREFIX = "nbgpu-"
-# Below the folder for temporary files people make sockets of their own: multiprocessing takes 33 characters.
-_MAX_TEMPORARY_PATH_BYTES = MAX_SOCKET_PATH_BYTES - 47
+_LISTENS_POLL_S = 0.01
 _KERNEL_ARGUMENTS = (
     "--HistoryManager.enabled=False",
     "--HistoryManager.hist_file=:memory:",
@@ -88,6 +92,7 @@ class Kernel:
             known, as of one that an earlier agent started.
 
     Args:
+        os_user: As whom it runs; None: as the agent.
         adopted: The process, if it is one that an earlier agent started.
         runtime_folder: Of that one: where its sockets are.
     """
@@ -100,69 +105,63 @@ class Kernel:
         variables: Mapping[str, str],
         launcher: KernelLauncher,
         *,
+        os_user: OsUser | None = None,
         adopted: AdoptedProcess | None = None,
         runtime_folder: Path | None = None,
     ) -> None:
         self.id = kernel_id
+        self.os_user = os_user
         self.python = python
         self.python_version = ""
         self.ending_asked_for = False
         self.ended_because = ""
-        self._folder = folder
+        self._folders = KernelFolders(kernel_id, folder, os_user, runtime_folder=runtime_folder)
         self._launcher = launcher
         self._loop = asyncio.get_running_loop()
         self._stacks_lock = asyncio.Lock()
         self.ended: asyncio.Future[int | None] = self._loop.create_future()
-        self._runtime_folder = runtime_folder or folder
-        if runtime_folder is None and len(os.fsencode(folder / "tmp")) > _MAX_TEMPORARY_PATH_BYTES:
-            self._runtime_folder = Path(tempfile.gettempdir()) / f"{_SHORT_FOLDER_PREFIX}{kernel_id}"
-        self._log_path = folder / "log"
-        self._stacks_path = folder / "stacks"
-        self._whereabouts = folder / "whereabouts"
-        socket_prefix = self._runtime_folder / "k"
+        self._log_path = self._folders.log
         if adopted is None:
-            folder.mkdir(mode=0o700)
+            self._folders.make_first()
         self.acknowledgement = Acknowledgement(folder)
         try:
-            self._process: KernelProcess = adopted or self._start_process(variables, socket_prefix)
+            self._process: KernelProcess = adopted or self._start_process(variables)
             threading.Thread(target=self._wait, name=f"kernel-{kernel_id}", daemon=True).start()
             if adopted is None:
                 self._write_record(self._process.pid)
-            self.channels = KernelChannels(launcher.context, socket_prefix, f"nbgpu-{kernel_id}".encode())
+            self.channels = KernelChannels(launcher.context, self._folders.socket_prefix, f"nbgpu-{kernel_id}".encode())
+            if os_user is None or (adopted is not None and self._folders.sealed):
+                self.channels.connect()  # else once nobody can put another's sockets there
         except BaseException:
             end_processes_now([kernel_id])
             self.acknowledgement.close()
-            self._remove_folders()
+            self._folders.remove()
             raise
 
-    def _start_process(self, variables: Mapping[str, str], socket_prefix: Path) -> subprocess.Popen[bytes]:
+    def _start_process(self, variables: Mapping[str, str]) -> subprocess.Popen[bytes]:
         # Written down before it is made, so that the next agent finds it whenever this one is killed.
         self._write_record(None)
-        if self._runtime_folder != self._folder:
-            self._runtime_folder.mkdir(mode=0o700)
-        temporary = self._runtime_folder / "tmp"
-        temporary.mkdir()
-        self._whereabouts.mkdir(mode=0o700)
-        connection_path = self._folder / "connection.json"
-        connection_path.write_text(json.dumps(connection_info(socket_prefix)))
+        folders = self._folders
+        folders.make()
         own_variables = {
             "JPY_PARENT_PID": str(os.getpid()),
-            "NBGPU_OUTBOX_FOLDER": str(self._folder),
+            "NBGPU_OUTBOX_FOLDER": str(folders.own),
             "NBGPU_OUTBOX_BYTES": str(self._launcher.journal_bytes),
-            "NBGPU_STACKS_FILE": str(self._stacks_path),
-            "NBGPU_WHEREABOUTS_FOLDER": str(self._whereabouts),
-            "TMPDIR": str(temporary),
+            "NBGPU_STACKS_FILE": str(folders.stacks),
+            "NBGPU_WHEREABOUTS_FOLDER": str(folders.whereabouts),
+            "TMPDIR": str(folders.temporary),
             MARKER_VARIABLE: self.id,
         }
         with open(self._log_path, "ab") as log:
             return subprocess.Popen(
-                [self.python, str(_KERNEL_SCRIPT), "-f", str(connection_path), *_KERNEL_ARGUMENTS],
+                [self.python, str(_KERNEL_SCRIPT), "-f", str(folders.connection), *_KERNEL_ARGUMENTS],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                cwd=temporary,
+                cwd=folders.temporary,
                 env={**variables, **own_variables},
                 start_new_session=True,
+                **(self.os_user.process_arguments() if self.os_user is not None else {}),
             )
 
     @property
@@ -175,7 +174,12 @@ class Kernel:
 
     def processes(self) -> list[psutil.Process]:
         """Returns its process, if it lives, and all that came from it."""
-        return self._launcher.process_table.processes(self.id, self.pid)
+        return self._launcher.process_table.processes(self.id, self.pid, self.uid)
+
+    @property
+    def uid(self) -> int | None:
+        """Of its user; None: the agent's."""
+        return self.os_user.uid if self.os_user is not None else None
 
     def interrupt(self) -> None:
         """Sends SIGINT to the kernel and its process group: children of the cell are meant as well."""
@@ -199,27 +203,35 @@ class Kernel:
         async with self._stacks_lock:
             if not self.alive:
                 raise KernelDiedError("the kernel has ended, so it has no stacks")
-            ranks, known = await asyncio.to_thread(read_groups, self._whereabouts, self.id)
-            own = StackSource(self.pid, self._stacks_path, send_request=self._request_stacks)
-            processes = await take_stacks([own, *ranks])
+            whereabouts = self._folders.whereabouts
+            ranks, known = await asyncio.to_thread(self._acting, read_groups, whereabouts, self.id, self.uid)
+            own = StackSource(self.pid, self._folders.stacks, send_request=self._request_stacks)
+            processes = await take_stacks([own, *ranks], os_user=self.os_user)
             if not processes[0].dump:
                 raise KernelDiedError(
                     f"the kernel did not show its stacks within {ANSWER_WITHIN_S:g} s",
                     "`%gpu logs` shows what it wrote",
                 )
-            cells = await asyncio.to_thread(read_cells, self._whereabouts, known, [each.dump for each in processes])
+            dumps = [each.dump for each in processes]
+            cells = await asyncio.to_thread(self._acting, read_cells, whereabouts, known, dumps)
             return Stacks(tuple(processes), cells)
+
+    def _acting(self, function: Callable[..., T], *arguments: Any) -> T:
+        with acting(self.os_user):
+            return function(*arguments)
 
     def _request_stacks(self) -> None:
         self.channels.send(Channel.CONTROL, message_parts(STACKS_REQUEST, {}))
 
     def log_tail(self, max_bytes: int = 0) -> str:
         """Returns the end of what the process wrote to its own stdout and stderr; 0: all that is kept."""
+        limit_bytes = 2 * MAX_LOG_BYTES  # which what is written until it is trimmed may be far beyond
+        wanted_bytes = min(max_bytes or limit_bytes, limit_bytes)
         try:
             with open(self._log_path, "rb") as file:
-                if max_bytes:
-                    file.seek(max(0, _size(self._log_path) - max_bytes))
-                return file.read().decode(errors="replace")
+                size_bytes = os.fstat(file.fileno()).st_size
+                file.seek(max(0, size_bytes - wanted_bytes))
+                return file.read(wanted_bytes).decode(errors="replace")
         except FileNotFoundError:
             return ""
 
@@ -231,7 +243,7 @@ class Kernel:
     @property
     def temporary_folder(self) -> Path:
         """Where its processes have their temporary files."""
-        return self._runtime_folder / "tmp"
+        return self._folders.temporary
 
     def trim_log(self) -> None:
         """Cuts the log back where it is too long. What is written meanwhile may be lost; what follows is appended."""
@@ -272,6 +284,8 @@ class Kernel:
 
         self.channels.on_message = on_message
         deadline = self._loop.time() + timeout_s
+        if self.os_user is not None:
+            await self._connect_sealed(deadline, timeout_s)
         # What the kernel publishes before the subscription arrives is lost, so it is asked until both have come.
         while not both.done():
             self.channels.send(Channel.SHELL, message_parts("kernel_info_request", {}))
@@ -282,6 +296,17 @@ class Kernel:
                 raise self._failed(f"the kernel of {self.python} ended while it started")
             if self._loop.time() > deadline:
                 raise self._failed(f"the kernel of {self.python} did not answer within {timeout_s:g} s")
+
+    async def _connect_sealed(self, deadline: float, timeout_s: float) -> None:
+        while not self._folders.listens:
+            await asyncio.wait({self.ended}, timeout=_LISTENS_POLL_S)
+            if self.ended.done():
+                raise self._failed(f"the kernel of {self.python} ended while it started")
+            if self._loop.time() > deadline:
+                raise self._failed(f"the kernel of {self.python} did not listen within {timeout_s:g} s")
+        if wrong := self._folders.seal_sockets():
+            raise self._failed(f"the kernel of {self.python} is not talked to: {wrong}")
+        self.channels.connect()
 
     async def assign(self, variables: Mapping[str, str], working_folder: Path, blobs_folder: Path | None) -> None:
         """Makes it a session's, with these environment variables, in this folder, and with its user's blobs.
@@ -354,15 +379,16 @@ class Kernel:
         """
         await self.end_processes(grace_s=grace_s)
         self.leave()
-        self._remove_folders()
+        self._folders.remove()
 
     def left_behind(self) -> list[tuple[Channel, list[bytes]]]:
         """Returns what it wrote down while it had no agent, and could not say before it ended."""
         found = []
-        for number, channel, parts in read_outbox_files(self._folder):
-            if number > self.channels.number:
-                self.channels.number = number
-                found.append((channel, parts))
+        with acting(self.os_user):
+            for number, channel, parts in read_outbox_files(self._folders.own, 2 * self._launcher.journal_bytes):
+                if number > self.channels.number:
+                    self.channels.number = number
+                    found.append((channel, parts))
         return found
 
     def leave(self) -> None:
@@ -384,11 +410,7 @@ class Kernel:
             if self.alive:
                 signal_process(self.pid, signal.SIGKILL)
         await asyncio.wait({self.ended}, timeout=5.0)
-        await end_processes([self.id], grace_s=grace_s)
-
-    def _remove_folders(self) -> None:
-        for folder in {self._folder, self._runtime_folder}:
-            shutil.rmtree(folder, ignore_errors=True)
+        await end_processes([self.id], grace_s=max(grace_s, _TIDY_GRACE_S))
 
     def _wait(self) -> None:
         code = self._process.wait()
@@ -400,11 +422,12 @@ class Kernel:
             "id": self.id,
             "pid": pid,
             "start_time": start_time(pid) if pid is not None else None,
-            "runtime_folder": str(self._runtime_folder),
+            "runtime_folder": str(self._folders.runtime),
+            "user": [self.os_user.uid, self.os_user.gid] if self.os_user is not None else None,
         }
-        new = self._folder / f"{_RECORD_FILE}.new"
+        new = self._folders.record.with_name(f"{RECORD_FILE}.new")
         new.write_text(json.dumps(record))
-        new.replace(self._folder / _RECORD_FILE)  # whole or not at all, for whoever comes after a kill
+        new.replace(self._folders.record)  # whole or not at all, for whoever comes after a kill
 
     def _failed(self, message: str) -> KernelFailedError:
         tail = self.log_tail(STDERR_TAIL_BYTES).strip()
@@ -426,6 +449,7 @@ class KernelLauncher:
             other users have a store beside it.
         journal_bytes: How much of what it says a kernel keeps while there is no agent.
         kernels_outlive_agent: Whether a session's kernel waits for the next agent when this one is killed.
+        isolation: As whom kernels run.
     """
 
     def __init__(
@@ -438,7 +462,9 @@ class KernelLauncher:
         blobs_folder: Path | None = None,
         journal_bytes: int = DEFAULT_LIMIT_BYTES,
         kernels_outlive_agent: bool = False,
+        isolation: Isolation | None = None,
     ) -> None:
+        self.isolation = isolation or Isolation()
         self.blobs_folder = blobs_folder
         self.journal_bytes = journal_bytes
         self.kernels_outlive_agent = kernels_outlive_agent
@@ -447,7 +473,8 @@ class KernelLauncher:
         self.process_table = ProcessTable()
         self._folder = folder
         self._environment_variables = tuple(environment_variables)
-        self._spare_kernels = spare_kernels
+        # One that runs before it is known whose it will be cannot be somebody else's any more.
+        self._spare_kernels = 0 if self.isolation.is_on else spare_kernels
         self._default_python = default_python
         self._kernels: dict[str, Kernel] = {}
         self._spares: collections.deque[Kernel] = collections.deque()
@@ -492,9 +519,13 @@ class KernelLauncher:
 
         Raises:
             KernelFailedError: It does not start.
+            IsolationError: There is no user of the operating system for the owner.
         """
         python = python or self._default_python
+        os_user = self.isolation.os_user(owner)
         blobs_folder = folder_of(self.blobs_folder, owner) if self.blobs_folder is not None else None
+        if blobs_folder is not None and os_user is not None:
+            own_folder(blobs_folder, os_user, replace=True)
         while (spare := self._pop_spare(python)) is not None:
             try:
                 await spare.assign(variables, working_folder, blobs_folder)
@@ -506,7 +537,7 @@ class KernelLauncher:
             else:
                 self._start_refill(python)
                 return spare
-        kernel = await self._start(python)
+        kernel = await self._start(python, os_user)
         try:
             await kernel.assign(variables, working_folder, blobs_folder)
         except BaseException:
@@ -531,6 +562,7 @@ class KernelLauncher:
             python or self._default_python,
             {},
             self,
+            os_user=record.os_user,
             adopted=process,
             runtime_folder=record.runtime_folder,
         )
@@ -538,11 +570,19 @@ class KernelLauncher:
         self._start_trimming()
         return kernel
 
-    def make_folder(self, session_id: str) -> Path:
+    def check_os_user(self, kernel: Kernel, owner: str) -> None:
+        """Refuses a kernel that runs as another user than a new one of the owner would.
+
+        Raises:
+            LookupError: It does: what is configured has changed.
+        """
+        wanted = self.isolation.os_user(owner)
+        if kernel.uid != (wanted.uid if wanted is not None else None):
+            raise LookupError("sessions of its owner run as another user of the operating system by now")
+
+    def make_folder(self, session_id: str, owner: str = "") -> Path:
         """Makes a session's own folder, to work in. Removed by `remove_folder`."""
-        folder = self._folder / f"session-{session_id}"
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return folder
+        return own_folder(self._folder / f"session-{session_id}", self.isolation.os_user(owner))
 
     def remove_folder(self, session_id: str) -> None:
         shutil.rmtree(self._folder / f"session-{session_id}", ignore_errors=True)
@@ -560,18 +600,21 @@ class KernelLauncher:
                 return spare
         return None
 
-    async def _start(self, python: str) -> Kernel:
+    async def _start(self, python: str, os_user: OsUser | None = None) -> Kernel:
         if self._closed:
             raise KernelFailedError("the agent is ending and starts no kernels")
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if os_user is None:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        else:
+            passable(self._folder)
         kernel_id = secrets.token_hex(8)
-        variables = base_variables(os.environ, self._environment_variables, Path(python))
+        variables = base_variables(os.environ, self._environment_variables, Path(python), os_user)
         try:
-            kernel = Kernel(kernel_id, self._folder / kernel_id, python, variables, self)
+            kernel = Kernel(kernel_id, self._folder / kernel_id, python, variables, self, os_user=os_user)
         except OSError as error:
             shutil.rmtree(self._folder / kernel_id, ignore_errors=True)
             raise KernelFailedError(
-                f"the interpreter {python} cannot be run: {error.strerror or error}",
+                f"the interpreter {python} cannot be run{_as_whom(os_user)}: {error.strerror or error}",
                 "name one that exists, by its path",
             ) from error
         self._kernels[kernel_id] = kernel
@@ -629,6 +672,8 @@ class KernelRecord:
     started: float | None
     """When the process was started, by which it is told from a later one of the same number."""
     runtime_folder: Path
+    os_user: OsUser | None = None
+    """As whom it runs, as far as files need it; None: as the agent."""
 
     @property
     def runs(self) -> bool:
@@ -638,13 +683,14 @@ class KernelRecord:
 def read_kernel_record(folder: Path, kernel_id: str) -> KernelRecord | None:
     """Returns the record of a kernel; None where there is none that can be read."""
     try:
-        record = json.loads((folder / kernel_id / _RECORD_FILE).read_text())
-        pid, started = record["pid"], record["start_time"]
+        record = json.loads((folder / kernel_id / RECORD_FILE).read_text())
+        pid, started, user = record["pid"], record["start_time"], record.get("user")
         return KernelRecord(
             str(record["id"]),
             pid if isinstance(pid, int) else None,
             started if isinstance(started, float) else None,
             Path(record["runtime_folder"]),
+            OsUser("", int(user[0]), int(user[1]), Path()) if user is not None else None,
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -689,11 +735,15 @@ def reap_leftovers(folder: Path, spared: Collection[str] = ()) -> list[str]:
 def _is_short_folder(folder: Path, kernel_id: str) -> bool:
     """Says whether it is the kernel's folder as Kernel makes it, so that a damaged record removes nothing else."""
     return (
-        folder.name == f"{_SHORT_FOLDER_PREFIX}{kernel_id}"
+        folder.name == f"{SHORT_FOLDER_PREFIX}{kernel_id}"
         and folder.is_dir()
         and not folder.is_symlink()
         and folder.stat().st_uid == os.getuid()
     )
+
+
+def _as_whom(os_user: OsUser | None) -> str:
+    return f" by {os_user.name} (user id {os_user.uid})" if os_user is not None else ""
 
 
 def _size(path: Path) -> int:

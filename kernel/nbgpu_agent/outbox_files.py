@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nbgpu_agent.channels import Channel
+from nbgpu_agent.isolation.os_user import read_regular
 
 _HEAD = struct.Struct("<QI")
 _SIZE = struct.Struct("<Q")
@@ -14,12 +15,17 @@ _NAME_PREFIX = "outbox-"
 _DELIMITER = b"<IDS|MSG>"
 
 
-def read_outbox_files(folder: Path) -> Iterator[tuple[int, Channel, list[bytes]]]:
-    """Yields number, channel and parts of each message, in order. What was written in part is left out."""
-    paths = [path for path in folder.glob(f"{_NAME_PREFIX}*") if path.name[len(_NAME_PREFIX) :].isdigit()]
+def read_outbox_files(folder: Path, limit_bytes: int) -> Iterator[tuple[int, Channel, list[bytes]]]:
+    """Yields number, channel and parts of each message, in order. What was written in part is left out.
+
+    Args:
+        folder: The kernel's own, in which it may have put anything.
+        limit_bytes: How much is read of each file.
+    """
+    paths = [path for path in folder.glob(f"{_NAME_PREFIX}*") if path.name[len(_NAME_PREFIX) :].isdecimal()]
     for path in sorted(paths, key=lambda path: int(path.name[len(_NAME_PREFIX) :])):
         try:
-            content = path.read_bytes()
+            content = read_regular(path, limit_bytes)
         except OSError:
             continue
         yield from _messages(content)

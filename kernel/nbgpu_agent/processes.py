@@ -19,6 +19,8 @@ from pathlib import Path
 
 import psutil
 
+from nbgpu_agent.isolation.os_user import IsolationError, OsUser, acting
+
 MARKER_VARIABLE = "NBGPU_KERNEL_ID"
 _PROC = Path("/proc")
 _FILES = 1 << 14
@@ -48,8 +50,7 @@ def _environments() -> Iterable[tuple[int, Mapping[str, str]]]:
         if not name.isdigit():
             continue
         try:
-            with open(f"/proc/{name}/environ", "rb") as file:
-                content = file.read()
+            content = _read_environ(int(name))
         except OSError:  # another user's, or gone
             continue
         if needle not in content:
@@ -60,10 +61,45 @@ def _environments() -> Iterable[tuple[int, Mapping[str, str]]]:
                 break
 
 
-def bears_marker(pid: int, marker: str) -> bool:
-    """Says whether a process runs and is the kernel's that has this marker. Asks the operating system anew."""
+def environment_of(pid: int) -> dict[str, str]:
+    """Returns the environment variables that a process was started with.
+
+    Raises:
+        OSError, psutil.Error: It is gone, or somebody's whose processes this one may not look at.
+    """
+    if not sys.platform.startswith("linux"):
+        return psutil.Process(pid).environ()
+    variables = _read_environ(pid).decode(errors="replace").split("\0")
+    return {name: value for name, sign, value in (each.partition("=") for each in variables) if sign}
+
+
+def _read_environ(pid: int) -> bytes:
+    path = f"/proc/{pid}/environ"
     try:
-        return pid > 0 and psutil.Process(pid).environ().get(MARKER_VARIABLE) == marker
+        with open(path, "rb") as file:
+            return file.read()
+    except PermissionError:
+        if os.geteuid() != 0:
+            raise
+    # In a container root may lack CAP_SYS_PTRACE, and look at other users' processes only as that user.
+    status = os.stat(_PROC / str(pid))
+    try:
+        with acting(OsUser("", status.st_uid, status.st_gid, _PROC)), open(path, "rb") as file:
+            return file.read()
+    except IsolationError as error:
+        raise PermissionError(path) from error
+
+
+def bears_marker(pid: int, marker: str, uid: int | None = None) -> bool:
+    """Says whether a process runs and is the kernel's that has this marker. Asks the operating system anew.
+
+    Args:
+        uid: Of the kernel's user; None: any. Others can have read the marker, and bear it too.
+    """
+    try:
+        if pid <= 0 or (uid is not None and _uid_of(pid) != uid):
+            return False
+        return environment_of(pid).get(MARKER_VARIABLE) == marker
     except (psutil.Error, OSError):
         return False
 
@@ -81,17 +117,20 @@ class ProcessTable:
         self._looked_s = float("-inf")
         self._processes: dict[int, psutil.Process] = {}
 
-    def processes(self, marker: str, kernel_pid: int) -> list[psutil.Process]:
+    def processes(self, marker: str, kernel_pid: int, uid: int | None = None) -> list[psutil.Process]:
         """Returns the kernel's process, if it lives, and all that came from it.
 
         Processes are the same objects from call to call, so that a caller can compare their readings.
+
+        Args:
+            uid: Of the kernel's user; None: any. Another's process that bears the marker is nothing of this kernel's.
         """
         if time.monotonic() - self._looked_s > self._max_age_s:
             self._pids = marked_pids()
             self._looked_s = time.monotonic()
             living = {pid for pids in self._pids.values() for pid in pids}
             self._processes = {pid: process for pid, process in self._processes.items() if pid in living}
-        pids = self._pids.get(marker, [])
+        pids = [pid for pid in self._pids.get(marker, []) if uid is None or _uid_of(pid) == uid]
         found = [self._process(pid) for pid in sorted(pids, key=lambda pid: (pid != kernel_pid, pid))]
         return [process for process in found if process is not None]
 
@@ -151,6 +190,13 @@ def end_processes_now(markers: Iterable[str]) -> list[int]:
 def _pids_of(markers: Iterable[str]) -> list[int]:
     wanted = set(markers)
     return [pid for marker, pids in marked_pids().items() if marker in wanted for pid in pids if not _is_zombie(pid)]
+
+
+def _uid_of(pid: int) -> int | None:
+    try:
+        return os.stat(_PROC / str(pid)).st_uid
+    except OSError:
+        return None
 
 
 def _is_zombie(pid: int) -> bool:

@@ -19,6 +19,7 @@ from nbgpu_agent.channels import Channel, message_parts
 from nbgpu_agent.connected_clients import ConnectedClients
 from nbgpu_agent.errors import KernelDiedError, KernelFailedError
 from nbgpu_agent.executions import ExecutionRecord, Request, RequestIds, request_of
+from nbgpu_agent.isolation.os_user import OsUser
 from nbgpu_agent.journal import (
     DEFAULT_LIMIT_BYTES,
     CellTimedOut,
@@ -310,7 +311,19 @@ class Session:
     def make_working_folder(self) -> Path:
         """Returns the folder that its kernels work in: the one that was asked for, else one of its own."""
         asked = Path(self._request.working_folder) if self._request.working_folder else None
-        return asked if asked is not None and asked.is_dir() else self._launcher.make_folder(self.id)
+        return (
+            asked if asked is not None and asked.is_dir() else self._launcher.make_folder(self.id, self._request.owner)
+        )
+
+    @property
+    def owner(self) -> str:
+        """The user whose it is; empty: the agent's owner."""
+        return self._request.owner
+
+    @property
+    def os_user(self) -> OsUser | None:
+        """As whom its kernels run, and who its files are; None: the agent."""
+        return self._launcher.isolation.os_user(self._request.owner)
 
     def note_phase(self, phase: Phase, detail: str = "") -> None:
         """Notes how far it is on its way to its first kernel.

@@ -49,7 +49,7 @@ class Outbox:
     def __init__(
         self, socket: Any, folder: Path, limit_bytes: int, call_later: Callable[[float, Callable[[], None]], Any]
     ) -> None:
-        with open(folder / ACKNOWLEDGED_FILE, "r+b") as file:
+        with open(folder / ACKNOWLEDGED_FILE, "rb") as file:  # which may be another user's
             self._acknowledged = mmap.mmap(file.fileno(), 8, prot=mmap.PROT_READ)
         self.number = 0
         """Of the newest message."""

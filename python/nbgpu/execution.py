@@ -127,7 +127,9 @@ class Request:
                 _tell(timed_out_by_itself(self._timed_out))
             return self.result
         if reply.get("status") == "error" and self._timed_out is not None:
-            raise timeout_error(self._timed_out, frames=[str(frame) for frame in reply.get("traceback", [])])
+            # Of a cell on ranks rank 0's traceback is not all: the stacks of all are shown.
+            frames = [] if spmd_replies.FIELD in reply else reply.get("traceback", [])
+            raise timeout_error(self._timed_out, frames=[str(frame) for frame in frames])
         if spmd_replies.FIELD in reply:
             raise spmd_failure(reply[spmd_replies.FIELD])
         if reply.get("status") == "error":

@@ -22,6 +22,7 @@ from nbgpu.output_commands import FOLLOW_OPTION, OutputCommands, missed_in_words
 from nbgpu.progress import OpeningProgress
 from nbgpu.ranks.call import RANK_OPTION, read_rank_log
 from nbgpu.ranks.spmd import take_spmd, wish_for
+from nbgpu.ranks.spmd_failure import kernel_died
 from nbgpu.remote_exceptions import rendered
 from nbgpu.session import Session, execute_cell, open_session
 from nbgpu.session_client import SessionClient
@@ -259,7 +260,10 @@ class GpuMagics(Magics):
         count = self.shell.displayhook.prompt_count
         wish = Wish() if NO_SYNC_OPTION in command.options else Wish.of_cell(analyse(cell), send, bring)
         spmd_wish = wish_for(spmd, client.info.accelerators, client.info.node.hostname) if spmd is not None else None
-        execute_cell(client, code, wish, execution_count=count, timeout_s=timeout_s, spmd=spmd_wish, record=record)
+        try:
+            execute_cell(client, code, wish, execution_count=count, timeout_s=timeout_s, spmd=spmd_wish, record=record)
+        except errors.KernelDiedError as error:
+            raise error if spmd_wish is None else kernel_died(error, spmd_wish) from None
 
     def _session_for(self, spec: Spec | None, *, wait: bool, record: CellRecord | None = None) -> SessionClient:
         notebook, known_end = this_notebook(), False

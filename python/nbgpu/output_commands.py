@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 from nbgpu.client.background import background
-from nbgpu.client.executions import CAPABILITY, list_executions
+from nbgpu.client.executions import CAPABILITY, list_executions, patiently
 from nbgpu.following import Following
 from nbgpu.missed import (
     LISTED,
@@ -107,7 +107,7 @@ def show_missed(client: SessionClient, *, follow: bool) -> None:
     """
     if CAPABILITY not in client.pool.capabilities:
         return
-    listing = background().run(list_executions(client.pool, client.id))
+    listing = background().run(patiently(lambda: list_executions(client.pool, client.id)))
     found = missed(listing.executions, notebook_id(), client.has)
     earlier, found = found[:-MOST_SHOWN], found[-MOST_SHOWN:]
     if earlier:
@@ -134,7 +134,7 @@ def follow_to_its_end(
     following = Following(execution, replay)
     stage.let_clear()
     try:
-        background().run(following.begin(client, after_number))
+        background().run(patiently(lambda: following.begin(client, after_number)))
         for output in following.outputs():
             stage.show(output)
     except KeyboardInterrupt:
@@ -145,7 +145,7 @@ def follow_to_its_end(
     finally:
         background().run(following.close())
     show_failure(stage, replay)
-    ended = background().run(_again(client, execution))
+    ended = background().run(patiently(lambda: _again(client, execution)))
     stage.say(f"▸ {name_in_words(ended, replay.code)} {outcome_in_words(ended, time.time(), replay)}")
     say_what_it_bound(stage, client, ended, replay)
 

@@ -28,7 +28,8 @@ Restart=on-failure
 RestartSec=2
 StateDirectory=nbgpu
 CacheDirectory=nbgpu
-StateDirectoryMode=0700
+# Passed by users on the way to what is theirs, and closed but for that.
+StateDirectoryMode=0711
 CacheDirectoryMode=0700
 UMask=0077
 # A session that runs out of memory takes neither the agent nor other sessions with it.
@@ -51,6 +52,11 @@ LockPersonality=yes
 [Install]
 WantedBy={target}
 """
+_USER = """\
+# `useradd --system --groups video nbgpu` makes the user. Without this line it runs as root, and sessions of different
+# users run as users of the system that cannot read each other's things.
+User=nbgpu
+"""
 
 
 def unit(*, user: bool, arguments: Sequence[str] = (), python: str = sys.executable) -> str:
@@ -64,7 +70,7 @@ def unit(*, user: bool, arguments: Sequence[str] = (), python: str = sys.executa
     where, systemctl = ("~/.config/systemd/user", "systemctl --user") if user else ("/etc/systemd/system", "systemctl")
     return _UNIT.format(
         install=f"Save as {where}/{NAME}, then: {systemctl} daemon-reload && {systemctl} enable --now nbgpu",
-        user="" if user else "# `useradd --system --groups video nbgpu` makes the user.\nUser=nbgpu\n",
+        user="" if user else _USER,
         python=_quoted(python),
         arguments="".join(f" {_quoted(each)}" for each in arguments),
         target="default.target" if user else "multi-user.target",

@@ -29,35 +29,6 @@ def train(gate):
         wait_for(gate)
     dist.all_reduce(torch.ones(1))
     return rt.get_global_rank()
-
-@distributed(hang_after_s=0.5)
-def disagree():
-    dist.init_process_group("gloo")
-    half = dist.new_group([0, 2])
-    if rt.get_global_rank() == 0:
-        dist.all_reduce(torch.ones(1), group=half)
-    else:
-        dist.barrier()
-
-@distributed
-def count():
-    # What tells ranks that are busy with collectives, at the same line at every look, from ranks that hang.
-    from nbgpu_kernel.ranks import facts
-    dist.init_process_group("gloo")
-    found = []
-    for step in range(3):
-        dist.all_reduce(torch.ones(1))
-        found.append(facts._counts())
-    pending = dist.all_reduce(torch.ones(1), async_op=True) if rt.get_global_rank() else None
-    store = dist.distributed_c10d._get_default_store()
-    if rt.get_global_rank() == 1:
-        while not facts._pending():
-            time.sleep(0.02)
-        found.append(facts._pending())
-        store.set("seen", "1")
-    store.wait(["seen"])
-    pending.wait() if pending else dist.all_reduce(torch.ones(1))
-    return found
 """
 
 
@@ -133,25 +104,6 @@ def test_an_interrupt_ends_what_hangs(notebook: NotebookKernel, tmp_path: Path) 
     assert re.search(r"Ended after \d+ s without progress: rank 2 of 3 had not come", text_of(reports(cell)[-1]))
 
 
-def test_ranks_that_call_different_collectives(notebook: NotebookKernel) -> None:
-    cell = notebook.start("disagree.distributed()")
-    report = notebook.wait_for(lambda each: is_report(each) and "different" in text_of(each))
-    notebook.interrupt()
-    notebook.finish(cell)
-    text = text_of(report)
-    assert ": the 3 ranks are in different collectives, all_reduce and barrier\n" in text
-    assert "  rank 0 waits in all_reduce, in disagree, line " in text
-    assert "  ranks 1-2 wait in barrier, in disagree, line " in text
-    assert "Every rank has to call the same collectives in the same order" in text
-
-
-def test_what_torch_counts_and_has_pending(notebook: NotebookKernel) -> None:
-    cell = notebook.run("print(count.distributed())")
-    assert not cell.errors, cell.errors[0]["traceback"]
-    counted = "{'0': 1}, {'0': 2}, {'0': 3}"
-    assert cell.text() == f"[[{counted}], [{counted}, 'all_reduce'], [{counted}]]\n"
-
-
 def test_a_cell_of_the_sessions_own_says_it_too(notebook: NotebookKernel, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     cell = notebook.start(f"%%gpu\ntrain.distributed({str(gate)!r})")
@@ -181,6 +133,58 @@ def ranks_of_cells(notebook: NotebookKernel) -> None:
     for code in ("os.environ['NBGPU_HANG_AFTER_S'] = '0.5'", begin):
         cell = notebook.run(textwrap.dedent(code).strip())
         assert not cell.errors, cell.errors[0]["traceback"]
+
+
+def test_ranks_that_call_different_collectives(notebook: NotebookKernel) -> None:
+    ranks_of_cells(notebook)
+    code = """
+        %%gpu --spmd
+        half = dist.new_group([0, 2])
+        if rank == 0:
+            dist.all_reduce(torch.ones(1), group=half)
+        else:
+            dist.barrier()
+        """
+    cell = notebook.start(textwrap.dedent(code).strip())
+    report = notebook.wait_for(lambda each: is_report(each) and "different" in text_of(each))
+    notebook.interrupt()
+    notebook.finish(cell)
+    text = text_of(report)
+    assert ": the 3 ranks are in different collectives, all_reduce and barrier\n" in text
+    assert "  rank 0 waits in all_reduce, at line " in text
+    assert "  ranks 1-2 wait in barrier, at line " in text
+    assert "Every rank has to call the same collectives in the same order" in text
+
+
+def test_what_torch_counts_and_has_pending(notebook: NotebookKernel) -> None:
+    """What tells ranks that are busy with collectives, at the same line at every look, from ranks that hang."""
+    ranks_of_cells(notebook)
+    code = """
+        %%gpu --spmd
+        from nbgpu_kernel.ranks import facts
+        dist.destroy_process_group()
+        dist.init_process_group("gloo")
+        found = []
+        for step in range(3):
+            dist.all_reduce(torch.ones(1))
+            found.append(facts._counts())
+        pending = dist.all_reduce(torch.ones(1), async_op=True) if rank else None
+        store = dist.distributed_c10d._get_default_store()
+        if rank == 1:
+            while not facts._pending():
+                time.sleep(0.02)
+            found.append(facts._pending())
+            store.set("seen", "1")
+        store.wait(["seen"])
+        pending.wait() if pending else dist.all_reduce(torch.ones(1))
+        print(found)
+        """
+    cell = notebook.run(textwrap.dedent(code).strip())
+    assert not cell.errors, cell.errors[0]["traceback"]
+    counted = "{'0': 1}, {'0': 2}, {'0': 3}"
+    assert cell.text() == f"[{counted}]\n"
+    displays = [message for message in cell.messages if "display" in message["msg_type"] and not is_report(message)]
+    assert set(text_of(displays[-1]).splitlines()) == {f"[rank 1] [{counted}, 'all_reduce']", f"[rank 2] [{counted}]"}
 
 
 @pytest.mark.parametrize("late", [1, 0], ids=["other-rank", "the-kernel"])

@@ -112,10 +112,10 @@ def test_what_waits_long_is_written_down_and_removed_when_it_is_acknowledged(
     for number in range(1, 4):
         outbox.send_multipart(message(b"%d" % number))
     loop.run()
-    assert list(read_outbox_files(tmp_path)) == []
+    assert list(read_outbox_files(tmp_path, 1 << 30)) == []
     now[0] = 5.0
     loop.run()
-    assert [(number, channel, parts[-1]) for number, channel, parts in read_outbox_files(tmp_path)] == [
+    assert [(number, channel, parts[-1]) for number, channel, parts in read_outbox_files(tmp_path, 1 << 30)] == [
         (number, Channel.IOPUB, b"%d" % number) for number in range(1, 4)
     ]
     outbox.send_multipart(message(b"4"))
@@ -168,9 +168,9 @@ def test_what_was_written_in_part_is_left_out(tmp_path: Path) -> None:
         path.write_bytes(whole[:size])
         expected = size * 3 // len(whole)
         assert [number for number, _ in read_part(path)] == list(range(1, expected + 1))
-        assert [number for number, _, _ in read_outbox_files(tmp_path)] == list(range(1, expected + 1))
+        assert [number for number, _, _ in read_outbox_files(tmp_path, 1 << 30)] == list(range(1, expected + 1))
     path.write_bytes(struct.pack("<QI", 1, 2**32 - 1) + os.urandom(100))
-    assert list(read_outbox_files(tmp_path)) == []
+    assert list(read_outbox_files(tmp_path, 1 << 30)) == []
 
 
 def test_a_request_is_new_once() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from nbgpu import missed, replay
+from nbgpu import missed, missed_replay
 from nbgpu.client.connection import Message
 from nbgpu.errors import CommandError
 from nbgpu.missed_replay import Output, Replay, first_line
@@ -75,7 +75,7 @@ def test_a_display_stands_as_it_was_last_updated() -> None:
 
 def test_a_result_is_a_display_and_a_widget_is_its_text() -> None:
     result = {"data": {"text/plain": "5"}, "metadata": {}, "execution_count": 3}
-    widget = {"data": {replay.WIDGET_TYPE: {"model_id": "x"}, "text/plain": "a bar"}, "metadata": {}}
+    widget = {"data": {missed_replay.WIDGET_TYPE: {"model_id": "x"}, "text/plain": "a bar"}, "metadata": {}}
     first, second = replay_of(message("execute_result", result), message("display_data", widget)).outputs()
     assert (first.kind, "execution_count" in first.content) == ("display_data", False)
     assert second.content["data"] == {"text/plain": "a bar"}
@@ -138,7 +138,7 @@ def test_a_question_stands_until_something_else_is_said() -> None:
 
 
 def test_of_much_output_the_end_is_shown_and_the_rest_is_counted() -> None:
-    lines = [f"line {number}\n" for number in range(replay.MAX_LINES + 500)]
+    lines = [f"line {number}\n" for number in range(missed_replay.MAX_LINES + 500)]
     made = replay_of(stream("first\n", "stderr"), *map(stream, lines))
     excerpt = made.excerpt()
     assert texts(excerpt.outputs) == ["".join(lines[500:])]
@@ -150,23 +150,23 @@ def test_of_much_output_the_end_is_shown_and_the_rest_is_counted() -> None:
 
 
 def test_little_output_is_shown_whole() -> None:
-    made = replay_of(stream("x" * (replay.MAX_CHARACTERS - 10) + "\n"), display("figure"), stream("end"))
+    made = replay_of(stream("x" * (missed_replay.MAX_CHARACTERS - 10) + "\n"), display("figure"), stream("end"))
     excerpt = made.excerpt()
     assert list(excerpt.outputs) == made.outputs()
     assert missed.left_out_in_words(excerpt, pool_pb2.Execution(), "%gpu output") == ""
 
 
 def test_of_a_line_without_an_end_the_last_redrawing_is_shown() -> None:
-    bars = "".join(f"\r{number:>10} of many" for number in range(replay.MAX_CHARACTERS // 10))
+    bars = "".join(f"\r{number:>10} of many" for number in range(missed_replay.MAX_CHARACTERS // 10))
     excerpt = replay_of(stream(bars)).excerpt()
     assert texts(excerpt.outputs) == [bars[bars.rindex("\r") + 1 :]]
     assert excerpt.left_out_lines == 1
-    unbroken = replay_of(stream("y" * (replay.MAX_CHARACTERS + 5))).excerpt()
-    assert texts(unbroken.outputs) == ["y" * replay.MAX_CHARACTERS]
+    unbroken = replay_of(stream("y" * (missed_replay.MAX_CHARACTERS + 5))).excerpt()
+    assert texts(unbroken.outputs) == ["y" * missed_replay.MAX_CHARACTERS]
 
 
 def test_of_many_displays_the_last_are_shown() -> None:
-    excerpt = replay_of(*(display(str(number)) for number in range(replay.MAX_DISPLAYS + 3))).excerpt()
+    excerpt = replay_of(*(display(str(number)) for number in range(missed_replay.MAX_DISPLAYS + 3))).excerpt()
     assert texts(excerpt.outputs)[0] == "3"
     assert excerpt.left_out_displays == 3
 
@@ -187,7 +187,7 @@ def test_a_cell_is_known_by_the_first_line_that_says_something(code: str, line: 
 
 def test_names_are_those_that_came_back() -> None:
     values = {"parcels": [{"names": ["b", "a"]}], "handles": {"model": {}}, "modules": {"time": "time"}}
-    assert replay.names_in(values) == ("a", "b", "model")
+    assert missed_replay.names_in(values) == ("a", "b", "model")
 
 
 # Which are missed, and how they are told of

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -28,18 +29,39 @@ _SIDE_FILE = "environments.json"
 @dataclass
 class _Holding:
     files: SessionFiles
+    materialiser: Materialiser
     environments: list[str] = field(default_factory=list)
     """All that its kernels have run in: what was imported from one of them may need its files still."""
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 class SessionEnvironments:
-    """Prepares sessions for their kernels, and keeps them up to date. For one event loop."""
+    """Prepares sessions for their kernels, and keeps them up to date. For one event loop.
 
-    def __init__(self, materialiser: Materialiser, blobs: BlobStore) -> None:
+    Args:
+        materialiser: Of all environments, or of the owner's where others have their own.
+        blobs: With the files of notebooks.
+        make_materialiser: Makes that of a user whose sessions run as another user of the operating system; returns
+            None where they share the owner's. Asked once for each.
+    """
+
+    def __init__(
+        self,
+        materialiser: Materialiser,
+        blobs: BlobStore,
+        make_materialiser: Callable[[str], Materialiser | None] = lambda owner: None,
+    ) -> None:
         self.materialiser = materialiser
+        self._materialisers: dict[str, Materialiser] = {}
+        self._make_materialiser = make_materialiser
         self._blobs = blobs
         self._holdings: dict[str, _Holding] = {}
+
+    def materialiser_of(self, owner: str) -> Materialiser:
+        """Returns that of an owner of sessions; empty: the agent's."""
+        if owner not in self._materialisers:
+            self._materialisers[owner] = self._make_materialiser(owner) or self.materialiser
+        return self._materialisers[owner]
 
     async def prepare(self, session: Session, snapshot_digest: str, on_progress: OnProgress) -> str:
         """Gives the session the snapshot's environment and files; returns the environment's id.
@@ -50,7 +72,8 @@ class SessionEnvironments:
                 another version of Python than the snapshot.
             InvalidRequestError: It is no snapshot.
         """
-        snapshot = await self.materialiser.read_snapshot(snapshot_digest)
+        materialiser = self.materialiser_of(session.owner)
+        snapshot = await materialiser.read_snapshot(snapshot_digest)
         running = session.info().python_version
         if running and python_minor(running) != snapshot.python_minor and not snapshot.any_python:
             raise EnvironmentImpossibleError(
@@ -59,10 +82,10 @@ class SessionEnvironments:
             )
         holding = self._holdings.get(session.id)
         if holding is None:
-            files = SessionFiles(session.make_working_folder(), self._blobs)
-            holding = self._holdings[session.id] = _Holding(files)
+            files = SessionFiles(session.make_working_folder(), self._blobs, session.os_user)
+            holding = self._holdings[session.id] = _Holding(files, materialiser)
         async with holding.lock:
-            environment = await self.materialiser.materialise(snapshot, on_progress, running)
+            environment = await materialiser.materialise(snapshot, on_progress, running)
             holding.environments.append(environment.id)
             if self._holdings.get(session.id) is not holding:  # closed meanwhile
                 self._release(holding)
@@ -87,11 +110,12 @@ class SessionEnvironments:
             record = None
         if record is None:
             return
-        files = SessionFiles(session.make_working_folder(), self._blobs)
+        files = SessionFiles(session.make_working_folder(), self._blobs, session.os_user)
+        materialiser = self.materialiser_of(session.owner)
         files.restore(LocalFile(**each) for each in record["files"])
-        self._holdings[session.id] = _Holding(files, list(record["environments"]))
+        self._holdings[session.id] = _Holding(files, materialiser, list(record["environments"]))
         for environment_id in record["environments"]:
-            self.materialiser.store.acquire(environment_id)
+            materialiser.store.acquire(environment_id)
 
     @staticmethod
     def _keep(session: Session, holding: _Holding) -> None:
@@ -114,4 +138,4 @@ class SessionEnvironments:
     def _release(self, holding: _Holding) -> None:
         released, holding.environments = holding.environments, []
         for environment_id in released:
-            self.materialiser.store.release(environment_id)
+            holding.materialiser.store.release(environment_id)

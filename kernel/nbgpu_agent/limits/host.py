@@ -19,6 +19,7 @@ from pathlib import Path
 
 import psutil
 
+from nbgpu_agent.isolation.os_user import OsUser, acting
 from nbgpu_agent.model import Phase
 from nbgpu_agent.registry import SessionRegistry
 from nbgpu_agent.sessions import Session
@@ -59,8 +60,12 @@ def judge(used_bytes: int, limit_bytes: int) -> Verdict:
     return Verdict.NEAR if used_bytes > limit_bytes * WARN_SHARE else Verdict.FINE
 
 
-def memory_of(processes: Iterable[psutil.Process], limit_bytes: int) -> int:
-    """Returns what processes hold in the node's memory. What they share counts once, where it matters."""
+def memory_of(processes: Iterable[psutil.Process], limit_bytes: int, os_user: OsUser | None = None) -> int:
+    """Returns what processes hold in the node's memory. What they share counts once, where it matters.
+
+    Args:
+        os_user: As whom they run, which in a container root may have to be to look at them; None: as the agent.
+    """
     living = []
     total = 0
     for process in processes:
@@ -71,14 +76,23 @@ def memory_of(processes: Iterable[psutil.Process], limit_bytes: int) -> int:
         return total
     total = 0
     for process in living:
-        with contextlib.suppress(psutil.Error):
+        with contextlib.suppress(psutil.Error), acting(os_user):
             info = process.memory_full_info()
             total += getattr(info, "pss", info.uss)
     return total
 
 
-def disk_of(folders: Iterable[Path]) -> int:
-    """Returns what folders take on the disk. Links are not followed, and what goes away meanwhile is passed over."""
+def disk_of(folders: Iterable[Path], os_user: OsUser | None = None) -> int:
+    """Returns what folders take on the disk. Links are not followed, and what goes away meanwhile is passed over.
+
+    Args:
+        os_user: Whose they are, with whose rights they are looked at; None: the agent's.
+    """
+    with acting(os_user):
+        return _disk_of(folders)
+
+
+def _disk_of(folders: Iterable[Path]) -> int:
     total = 0
     waiting = [str(folder) for folder in folders]
     while waiting:
@@ -143,7 +157,7 @@ class HostKeeper:
                 logger.exception("what session %s takes of the node is not known", session.id)
 
     async def _look_at_memory(self, session: Session, limit: int) -> None:
-        used = await self._in_thread(lambda: memory_of(session.processes(), limit))
+        used = await self._in_thread(lambda: memory_of(session.processes(), limit, session.os_user))
         verdict = judge(used, limit)
         told = self._told[session.id]
         if verdict in (Verdict.OVER, Verdict.FAR_OVER):
@@ -158,7 +172,7 @@ class HostKeeper:
 
     async def _look_at_disk(self, session: Session, limit: int) -> None:
         folders: Sequence[Path] = session.folders()
-        used = await self._in_thread(lambda: disk_of(folders))
+        used = await self._in_thread(lambda: disk_of(folders, session.os_user))
         verdict = judge(used, limit)
         told = self._told[session.id]
         said = f"this session's files take {gb_in_words(used)} of the {gb_in_words(limit)} that they may"

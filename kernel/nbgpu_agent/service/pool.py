@@ -60,6 +60,11 @@ class AgentIdentity:
     environments: bool = False
     """Whether it builds environments from snapshots."""
     prices: PriceList = field(default_factory=PriceList)
+    isolated: bool = False
+    """Whether sessions of different users run as different users of the operating system."""
+    isolation_problem: str = ""
+    """Why not, where they should: a sentence."""
+    isolation_hint: str = ""
 
 
 class PoolService(pool_pb2_grpc.PoolServicer):
@@ -107,6 +112,9 @@ class PoolService(pool_pb2_grpc.PoolServicer):
                 pid=os.getpid(),
                 user=caller.user,
                 administrator=caller.administrator,
+                isolation=pool_pb2.ISOLATION_OS_USERS if self._identity.isolated else pool_pb2.ISOLATION_NONE,
+                isolation_problem=self._identity.isolation_problem,
+                isolation_hint=self._identity.isolation_hint,
             )
 
     @translated

@@ -119,7 +119,7 @@ class WorkspaceService(workspace_pb2_grpc.WorkspaceServicer):
             if str(folder) == session.info().request.working_folder:
                 raise NotServedError(f"the session works in {folder} itself, so that there is nothing to sync")
             workspace = self._workspaces[session] = SessionWorkspace(
-                folder, self._blobs, session.side_file("workspace.json")
+                folder, self._blobs, session.side_file("workspace.json"), session.os_user
             )
         return workspace
 

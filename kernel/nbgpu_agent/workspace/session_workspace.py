@@ -13,6 +13,7 @@ from typing import BinaryIO, TypeVar
 
 from nbgpu_agent.blobs import BlobStore
 from nbgpu_agent.errors import InvalidRequestError, NoSuchSessionError
+from nbgpu_agent.isolation.os_user import OsUser, acting
 from nbgpu_agent.journal_store import write_side_file
 from nbgpu_agent.workspace.changes import Change, Changes, Outcome, Result
 from nbgpu_agent.workspace.session_folder import Found, RefusedPathError, SessionFolder
@@ -20,6 +21,7 @@ from nbgpu_protocol.file_versions import FileVersions, Inspected
 from nbgpu_protocol.workspace import CHUNK_BYTES, MAX_FILES, MAX_PATTERNS, Choice, path_problem, version_of_link
 
 T = TypeVar("T")
+U = TypeVar("U")
 
 _MAX_WORKSPACES = 100
 _KEEP_EVERY_S = 1.0
@@ -58,9 +60,13 @@ class SessionWorkspace:
         root: The session's alone.
         blobs: Where pieces are.
         side_file: Where what is in step is kept for the next agent; None: nowhere.
+        os_user: Whose the files are, with whose rights all is done in the folder; None: the agent's.
     """
 
-    def __init__(self, root: Path, blobs: BlobStore, side_file: Path | None = None) -> None:
+    def __init__(
+        self, root: Path, blobs: BlobStore, side_file: Path | None = None, os_user: OsUser | None = None
+    ) -> None:
+        self._os_user = os_user
         self._side_file = side_file
         self._folder = SessionFolder(root)
         self._versions = FileVersions()
@@ -140,8 +146,8 @@ class SessionWorkspace:
         content = json.dumps(noted).encode()
 
         def write(_: threading.Event) -> None:
-            if path.parent.is_dir():  # else the session is closed
-                with contextlib.suppress(OSError):
+            with acting(None), contextlib.suppress(OSError):
+                if path.parent.is_dir():  # else the session is closed
                     write_side_file(path, content)
 
         await self._in_thread(write)
@@ -211,7 +217,7 @@ class SessionWorkspace:
         if problem := path_problem(path):
             raise InvalidRequestError(f"{path[:200]!r} is not read: {problem}")
         try:
-            file: BinaryIO = await asyncio.to_thread(self._folder.open_to_read, path)
+            file: BinaryIO = await asyncio.to_thread(self._acting, self._folder.open_to_read, path)
             with file:
                 file.seek(offset_bytes)
                 while chunk := await asyncio.to_thread(file.read, CHUNK_BYTES):
@@ -219,10 +225,14 @@ class SessionWorkspace:
         except (OSError, RefusedPathError) as error:
             raise InvalidRequestError(f"{path[:200]!r} cannot be read in the session: {error}") from error
 
+    def _acting(self, work: Callable[[U], T], argument: U) -> T:
+        with acting(self._os_user):
+            return work(argument)
+
     async def _in_thread(self, work: Callable[[threading.Event], T]) -> T:
         stopped = threading.Event()
         async with self._lock:
-            task = asyncio.ensure_future(asyncio.to_thread(work, stopped))
+            task = asyncio.ensure_future(asyncio.to_thread(self._acting, work, stopped))
             try:
                 await asyncio.wait([task])
             except asyncio.CancelledError:

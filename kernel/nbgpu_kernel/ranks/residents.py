@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -86,7 +86,9 @@ class Residents:
             )
         launchers_cells.close()
         launchers_control.close()
-        attend(Channel(control), on_end=lambda: None)
+        self.on_leave: Callable[[], None] = lambda: None
+        """Called in another thread when the kernel is to give up its process groups."""
+        attend(Channel(control), on_end=lambda: None, on_leave=lambda: self.on_leave())
 
     def _variables(self) -> dict[str, str]:
         threads = str(max(1, (os.cpu_count() or 1) // self.world_size))

@@ -16,8 +16,9 @@ from IPython.core.compilerop import code_name
 
 from nbgpu_kernel.ranks.call_folder import CallFolder, write_json
 from nbgpu_kernel.ranks.cell_values import CellNames, CellValues, Selection, names_of_cell
+from nbgpu_kernel.ranks.complaints import Complaints
 from nbgpu_kernel.ranks.failures import traceback_text
-from nbgpu_kernel.ranks.group_release import NCCL_ABORTS_ALONE, NCCL_VARIABLE
+from nbgpu_kernel.ranks.group_release import NCCL_ABORTS_ALONE, NCCL_VARIABLE, forget_failed_groups
 from nbgpu_kernel.ranks.hang_view import HangView
 from nbgpu_kernel.ranks.lines import ranks_in_words
 from nbgpu_kernel.ranks.output import FoldedView, Follower, FullView, PrefixedView, View
@@ -254,9 +255,12 @@ class SpmdCell:
         self._showing = StoppableThread(self._show, _LOOK_EVERY_S)
         self._environment = _Environment({**variables, NCCL_VARIABLE: os.environ.get(NCCL_VARIABLE, NCCL_ABORTS_ALONE)})
         self._log: Any = None
+        self._complaints = Complaints(folder.log(0))
         if wish.runs_in_kernel:
             self._environment.enter()
+            forget_failed_groups()
             SessionOutStream.copy_to = self._keep
+            residents.on_leave = self._complaints.begin
 
     def finish(self, error: BaseException | None) -> dict[str, Any]:
         """Waits for the other ranks; returns how the cell ended on all of them. To be called in any case.
@@ -299,6 +303,8 @@ class SpmdCell:
 
     def _leave_kernel(self) -> None:
         SessionOutStream.copy_to = None
+        self._residents.on_leave = lambda: None
+        self._complaints.end()
         self._environment.leave()
         if self._log is not None:
             self._log.close()

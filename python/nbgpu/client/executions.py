@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
-from typing import TypeAlias
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from typing import TypeAlias, TypeVar
 
 from nbgpu import errors
 from nbgpu.client.connection import Message, message_of
@@ -12,6 +12,8 @@ from nbgpu.client.pool import DEADLINE_S, Pool
 from nbgpu.errors import translated
 from nbgpu_protocol.fragments import MessageAssembler
 from nbgpu_protocol.v1 import session_pb2
+
+T = TypeVar("T")
 
 CAPABILITY = "missed_output"
 """Of agents that say which executions nobody was shown."""
@@ -21,6 +23,20 @@ _BACKOFF_S = (0.05, 0.2, 0.5, 1.0, 2.0, 5.0)
 
 Said: TypeAlias = Message | session_pb2.CellTimedOut | session_pb2.KernelEvent | session_pb2.Gap
 """What the journal has of an execution."""
+
+
+async def patiently(work: Callable[[], Awaitable[T]]) -> T:
+    """Returns what the work does; over a link that is cut it is done again, for about 9 s.
+
+    Raises:
+        AgentUnreachableError: The agent does not answer, again and again.
+    """
+    for delay_s in _BACKOFF_S:
+        try:
+            return await work()
+        except errors.AgentUnreachableError:
+            await asyncio.sleep(delay_s)
+    return await work()
 
 
 async def list_executions(pool: Pool, session_id: str) -> session_pb2.ListExecutionsResponse:

@@ -35,13 +35,13 @@ async def look_at_pools() -> AsyncIterator[Finding]:
         yield fail("pools", error.message(), error.hint)
         return
     for pool in configured:
-        yield await look_at_pool(pool.name, PoolAddress(pool.address, pool.token))
+        yield await look_at_pool(pool.name, PoolAddress(pool.address, pool.token, trust=pool.trust()))
 
 
 async def look_at_pool(name: str, address: PoolAddress) -> Finding:
     """Says whether a pool answers, speaks this version, and has a clock like this machine's."""
     try:
-        async with Pool(address.address, address.token) as pool:
+        async with Pool(address.address, address.token, address.trust) as pool:
             return await asyncio.wait_for(_ask(name, pool), ANSWER_TIMEOUT_S)
     except asyncio.TimeoutError:
         hint = "is the agent running, and the tunnel to it open?"
@@ -66,4 +66,7 @@ async def _ask(name: str, pool: Pool) -> Finding:
             f"{text}; its clock is {abs(apart_s):.0f} s {side} this machine's",
             "set both by NTP, as `timedatectl set-ntp true` does: ages and times are wrong until then",
         )
+    if answer.isolation_problem:
+        hint = f"for the agent's owner: {answer.isolation_hint}"
+        return warn("pool", f"{text}; {answer.isolation_problem}", hint)
     return ok("pool", text)

@@ -34,6 +34,12 @@ class Reason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     TOO_MANY_ATTEMPTS: _ClassVar[Reason]
     CODE_REFUSED: _ClassVar[Reason]
 
+class Isolation(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ISOLATION_UNSPECIFIED: _ClassVar[Isolation]
+    ISOLATION_NONE: _ClassVar[Isolation]
+    ISOLATION_OS_USERS: _ClassVar[Isolation]
+
 class Phase(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     PHASE_UNSPECIFIED: _ClassVar[Phase]
@@ -84,6 +90,9 @@ DISK_FULL: Reason
 LIMIT_REACHED: Reason
 TOO_MANY_ATTEMPTS: Reason
 CODE_REFUSED: Reason
+ISOLATION_UNSPECIFIED: Isolation
+ISOLATION_NONE: Isolation
+ISOLATION_OS_USERS: Isolation
 PHASE_UNSPECIFIED: Phase
 QUEUED: Phase
 PLACING: Phase
@@ -122,7 +131,7 @@ class HandshakeRequest(_message.Message):
     def __init__(self, protocol_version: _Optional[int] = ..., client_version: _Optional[str] = ...) -> None: ...
 
 class HandshakeResponse(_message.Message):
-    __slots__ = ("protocol_version", "agent_version", "node", "capabilities", "embedded", "pid", "user", "administrator")
+    __slots__ = ("protocol_version", "agent_version", "node", "capabilities", "embedded", "pid", "user", "administrator", "isolation", "isolation_problem", "isolation_hint")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     AGENT_VERSION_FIELD_NUMBER: _ClassVar[int]
     NODE_FIELD_NUMBER: _ClassVar[int]
@@ -131,6 +140,9 @@ class HandshakeResponse(_message.Message):
     PID_FIELD_NUMBER: _ClassVar[int]
     USER_FIELD_NUMBER: _ClassVar[int]
     ADMINISTRATOR_FIELD_NUMBER: _ClassVar[int]
+    ISOLATION_FIELD_NUMBER: _ClassVar[int]
+    ISOLATION_PROBLEM_FIELD_NUMBER: _ClassVar[int]
+    ISOLATION_HINT_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     agent_version: str
     node: Node
@@ -139,7 +151,10 @@ class HandshakeResponse(_message.Message):
     pid: int
     user: str
     administrator: bool
-    def __init__(self, protocol_version: _Optional[int] = ..., agent_version: _Optional[str] = ..., node: _Optional[_Union[Node, _Mapping]] = ..., capabilities: _Optional[_Iterable[str]] = ..., embedded: bool = ..., pid: _Optional[int] = ..., user: _Optional[str] = ..., administrator: bool = ...) -> None: ...
+    isolation: Isolation
+    isolation_problem: str
+    isolation_hint: str
+    def __init__(self, protocol_version: _Optional[int] = ..., agent_version: _Optional[str] = ..., node: _Optional[_Union[Node, _Mapping]] = ..., capabilities: _Optional[_Iterable[str]] = ..., embedded: bool = ..., pid: _Optional[int] = ..., user: _Optional[str] = ..., administrator: bool = ..., isolation: _Optional[_Union[Isolation, str]] = ..., isolation_problem: _Optional[str] = ..., isolation_hint: _Optional[str] = ...) -> None: ...
 
 class Node(_message.Message):
     __slots__ = ("id", "hostname", "platform", "cpu_count", "memory_bytes", "driver_version")

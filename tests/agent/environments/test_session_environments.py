@@ -35,6 +35,8 @@ class FakeSession:
     """Keeps what it is told."""
 
     id = "s1"
+    owner = ""
+    os_user = None
 
     def __init__(self, folder: Path) -> None:
         self.setting = KernelSetting()
