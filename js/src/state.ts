@@ -122,6 +122,10 @@ export interface ISession {
   /** The notebook's Jupyter kernel id. */
   notebook_id: string | null;
   notebook_name: string | null;
+  /** By what the notebook is known again when it has another kernel. */
+  notebook_key: string | null;
+  /** Its notebook's kernel, or another program that uses it, is connected to it. */
+  notebook_connected: boolean;
   spec_text: string;
   phase: Phase | null;
   /** 1 is next; while it is queued. */
@@ -271,6 +275,28 @@ export interface ISample {
 /** What comes over the WebSocket. */
 export type Message =
   ({ kind: 'state' } & IPageState) | { kind: 'samples'; pool: string; samples: ISample[] };
+
+/** A message of the Jupyter protocol, as an output area takes it. */
+export interface IReplayedOutput {
+  msg_type: string;
+  content: Record<string, unknown>;
+}
+
+/** A piece of what one cell's last execution put out, in order, from its beginning on. */
+export interface IReplayMessage {
+  kind: 'outputs';
+  cell_id: string;
+  /** The `msg_id` of the execute_request. */
+  request_id: string;
+  execution_count: number | null;
+  outputs: IReplayedOutput[];
+  /** How many messages of its session from its time the agent does not hold any more. */
+  dropped: number;
+  /** What comes after this is new. */
+  caught_up: boolean;
+  /** Nothing comes after this. */
+  over: boolean;
+}
 
 /** The answer to a trial of an address. */
 export interface IPoolTrial {

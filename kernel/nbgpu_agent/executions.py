@@ -7,7 +7,7 @@ import collections
 import hashlib
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,6 +18,8 @@ MAX_RECORDED = 1000
 _REMEMBERED_REQUESTS = 100_000
 _SHOWN = 20
 _MAX_CELL_ID_CHARACTERS = 200
+_MAX_DIGEST_CHARACTERS = 100
+_MAX_SHOWN_CHARACTERS = 16 << 10
 
 
 @dataclass
@@ -32,6 +34,11 @@ class Request:
     execution_count: int | None
     cell_id: str = ""
     code_digest: str = ""
+    source_digest: str = ""
+    shown_before: str = ""
+    notebook_id: str = ""
+    silent: bool = False
+    """It is none of the person's cells."""
     timeout_s: float | None = None
     """For how long it may run, from when it has begun; None: for ever."""
     sent: bool = False
@@ -63,7 +70,12 @@ class Request:
                 waiter.set_result(None)
         self.changed.clear()
 
-    def execution(self, accelerators: tuple[Accelerator, ...]) -> Execution:
+    @property
+    def client_id(self) -> str:
+        """Of the process that asked for it; empty: it did not say."""
+        return str(self.header.get("nbgpu_client", ""))
+
+    def execution(self, accelerators: tuple[Accelerator, ...], kernel_generation: int = 0) -> Execution:
         """Returns what is told of it, as long as it is not over."""
         return Execution(
             self.request_id,
@@ -75,6 +87,11 @@ class Request:
             code_digest=self.code_digest,
             first_number=self.first_number,
             waiting=not self.begun,
+            source_digest=self.source_digest,
+            shown_before=self.shown_before,
+            client_id=self.client_id,
+            notebook_id=self.notebook_id,
+            kernel_generation=kernel_generation,
         )
 
 
@@ -90,9 +107,12 @@ def request_of(request_id: str, header: dict[str, Any], parts: Sequence[Any]) ->
     """
     metadata, content = _decoded(parts[2]), json.loads(bytes(parts[3]))
     own = metadata.get("nbgpu")
-    count = own.get("execution_count") if isinstance(own, dict) else None
+    own = own if isinstance(own, dict) else {}
+    count, notebook_id = own.get("execution_count"), own.get("notebook_id")
+    source_digest, shown = own.get("source_digest"), own.get("shown_before")
     cell_id = metadata.get("cellId")
-    code = content.get("code") if isinstance(content, dict) else None
+    content = content if isinstance(content, dict) else {}
+    code = content.get("code")
     return Request(
         request_id,
         header.get("msg_id", ""),
@@ -101,6 +121,10 @@ def request_of(request_id: str, header: dict[str, Any], parts: Sequence[Any]) ->
         count if isinstance(count, int) else None,
         cell_id=cell_id[:_MAX_CELL_ID_CHARACTERS] if isinstance(cell_id, str) else "",
         code_digest=code_digest(code) if isinstance(code, str) else "",
+        source_digest=source_digest[:_MAX_DIGEST_CHARACTERS] if isinstance(source_digest, str) else "",
+        shown_before=shown if isinstance(shown, str) and len(shown) <= _MAX_SHOWN_CHARACTERS else "",
+        notebook_id=notebook_id[:_MAX_CELL_ID_CHARACTERS] if isinstance(notebook_id, str) else "",
+        silent=content.get("silent") is True,
         timeout_s=timeout_of(parts[2]),
     )
 
@@ -140,14 +164,34 @@ class ExecutionRecord:
     ) -> bool:
         """Adds what was measured; returns whether the execution is still remembered."""
         for index in range(len(self._ended) - 1, -1, -1):
-            if self._ended[index] is execution:
+            known = self._ended[index]
+            if (known.request_id, known.started_unix_s) == (execution.request_id, execution.started_unix_s):
                 completed = replace(
-                    execution, mean_utilisation_percent=mean_utilisation_percent, peak_memory_bytes=peak_memory_bytes
+                    known, mean_utilisation_percent=mean_utilisation_percent, peak_memory_bytes=peak_memory_bytes
                 )
-                self._ended[index] = completed
-                self._changed[self.first_position + index] = completed
+                self._put(index, completed)
                 return True
         return False
+
+    def settle(self, cell_ids: frozenset[str]) -> bool:
+        """Notes that what these cells have put out until now is not needed any more; returns whether that is new."""
+        changed = False
+        for index, execution in enumerate(self._ended):
+            if execution.cell_id in cell_ids and not execution.settled:
+                self._put(index, replace(execution, settled=True))
+                changed = True
+        return changed
+
+    def note_shown(self, request_ids: Collection[str]) -> bool:
+        """Notes of executions that a person was shown them to their end; returns whether that was new of any."""
+        found = [index for index, each in enumerate(self._ended) if not each.shown and each.request_id in request_ids]
+        for index in found:
+            self._put(index, replace(self._ended[index], shown=True))
+        return bool(found)
+
+    def _put(self, index: int, execution: Execution) -> None:
+        self._ended[index] = execution
+        self._changed[self.first_position + index] = execution
 
     @property
     def first_position(self) -> int:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 
-from nbgpu_agent.journal import Batch, Entry, Journal, Message
+from nbgpu_agent.journal import Batch, CellTimedOut, Entry, Journal, Message
 from nbgpu_agent.model import Execution
 
 
@@ -18,7 +18,7 @@ def selected(
     Args:
         after_number: Entries up to this one are left out.
         until_number: The last one that is wanted; 0: the newest there is now.
-        execution: Only messages that answer this one; None: every entry.
+        execution: Only what answers this one: messages, and that its time was over; None: every entry.
     """
     last = min(until_number or journal.last_number, journal.last_number)
     if execution is not None:
@@ -36,7 +36,7 @@ def selected(
 
 def _answers(entry: Entry, execution: Execution) -> bool:
     if not isinstance(entry.body, Message):
-        return False
+        return isinstance(entry.body, CellTimedOut) and entry.body.request_id == execution.request_id
     parent = bytes(entry.body.parts[1])
     if execution.message_id.encode() not in parent:  # most of what does not: sooner found than decoded
         return False

@@ -204,6 +204,20 @@ class Execution:
     last_number: int = 0
     """Of its last entry; 0 while it waits or runs."""
     waiting: bool = False
+    source_digest: str = ""
+    """`sha256:` of the cell as its front end sent it; empty: it is not the whole of a cell."""
+    shown_before: str = ""
+    """What the notebook showed under the cell before, as JSON."""
+    settled: bool = False
+    """Its notebook needs nothing of it any more."""
+    shown: bool = False
+    """A client has said that a person was shown it to its end."""
+    client_id: str = ""
+    """Of the process that asked for it."""
+    notebook_id: str = ""
+    """Jupyter kernel id of the notebook that asked for it; empty: none did."""
+    kernel_generation: int = 0
+    """Of the session's kernel that has what it bound; 0: not known."""
 
     @property
     def state(self) -> ExecutionState:
@@ -266,6 +280,8 @@ class SessionRequest:
     """Without work, after which it is closed; 0: never; None: as the pool has it."""
     owner: str = ""
     """The user whose it is; empty: the agent's owner."""
+    notebook_key: str = ""
+    """By what the notebook is known again when it has another kernel."""
 
 
 @dataclass(frozen=True)
@@ -313,6 +329,8 @@ class SessionInfo:
     closing: Closing = Closing()
     notebook: NotebookFacts | None = None
     """What its notebook says; None: nothing."""
+    notebook_connected: bool = False
+    """A client is connected that does more than read."""
 
 
 @dataclass(frozen=True)

@@ -122,7 +122,9 @@ class OwnSessions:
         self.managed(session_id)
         return self._registry.renew(session_id, duration_s)
 
-    def attach(self, session_id: str, notebook_id: str, notebook_name: str = "") -> SessionInfo | None:
+    def attach(
+        self, session_id: str, notebook_id: str, notebook_name: str = "", notebook_key: str = ""
+    ) -> SessionInfo | None:
         """As `SessionRegistry.attach`; concerns no notebook of another user.
 
         Raises:
@@ -130,7 +132,7 @@ class OwnSessions:
         """
         if session_id:
             self.get(session_id)
-        return self._registry.attach(session_id, notebook_id, notebook_name, owner=self._caller().user)
+        return self._registry.attach(session_id, notebook_id, notebook_name, notebook_key, owner=self._caller().user)
 
     def detach(self, session_id: str) -> SessionInfo:
         """As `SessionRegistry.detach`.

@@ -151,7 +151,7 @@ class SessionRegistry:
         return self._owners.get(session_id)
 
     def attach(
-        self, session_id: str, notebook_id: str, notebook_name: str = "", *, owner: str = ""
+        self, session_id: str, notebook_id: str, notebook_name: str = "", notebook_key: str = "", *, owner: str = ""
     ) -> SessionInfo | None:
         """Makes a session the notebook's and the one that it uses, and tells the kernels that this concerns.
 
@@ -159,6 +159,7 @@ class SessionRegistry:
             session_id: Empty: the notebook uses none of these from now on, and keeps them.
             notebook_id: Its Jupyter kernel id.
             notebook_name: For lists; empty: as it is.
+            notebook_key: By what it is known again when it has another kernel; empty: as it is.
             owner: Whose the notebook is: other users' sessions are not told, whatever notebook they name.
 
         Raises:
@@ -175,7 +176,7 @@ class SessionRegistry:
         session = self.get(session_id) if session_id else None
         if session is not None:
             previous = session.info().request.notebook_id
-            session.attach(notebook_id, notebook_name)
+            session.attach(notebook_id, notebook_name, notebook_key)
             self._tell_attached(session)
             if previous not in ("", notebook_id):
                 session.tell_choice(previous, "")

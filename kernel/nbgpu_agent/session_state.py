@@ -121,7 +121,8 @@ def lease_state(lease: Lease | None) -> LeaseState | None:
 
 _REQUEST_FIELDS = (
     "request_id", "message_id", "header", "execution_count", "cell_id", "code_digest", "counts", "replied",
-    "succeeded", "idle", "started_unix_s", "first_number", "timeout_s",
+    "succeeded", "idle", "started_unix_s", "first_number", "timeout_s", "source_digest", "shown_before",
+    "notebook_id",
 )  # fmt: skip
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 import json
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -15,6 +16,7 @@ import psutil
 
 from nbgpu_agent.cell_timeouts import CellTimeouts
 from nbgpu_agent.channels import Channel, message_parts
+from nbgpu_agent.connected_clients import ConnectedClients
 from nbgpu_agent.errors import KernelDiedError, KernelFailedError
 from nbgpu_agent.executions import ExecutionRecord, Request, RequestIds, request_of
 from nbgpu_agent.isolation.os_user import OsUser
@@ -146,8 +148,10 @@ class Session:
         self._closing_facts = Closing()
         self._environment = EnvironmentFacts()
         self._record = ExecutionRecord()
+        self.clients = ConnectedClients()
         self._notebook: NotebookFacts | None = None
         self._unmeasured: list[Execution] = []
+        self._notebook_connections = 0
         self._executions = 0
         self._kernel_exit: KernelExit | None = None
         self._python_version = ""
@@ -335,17 +339,19 @@ class Session:
         self._environment = environment
         self._on_change()
 
-    def attach(self, notebook_id: str, notebook_name: str = "") -> None:
+    def attach(self, notebook_id: str, notebook_name: str = "", notebook_key: str = "") -> None:
         """Makes it the notebook's; of none, if the id is empty.
 
         Args:
             notebook_id: Its Jupyter kernel id.
             notebook_name: Empty: as it is.
+            notebook_key: Likewise.
         """
         name = notebook_name or self._request.notebook_name
+        key = notebook_key or self._request.notebook_key
         if notebook_id != self._request.notebook_id:
             self._notebook = None
-        self._request = replace(self._request, notebook_id=notebook_id, notebook_name=name)
+        self._request = replace(self._request, notebook_id=notebook_id, notebook_name=name, notebook_key=key)
         self._attached_unix_s = self._now() if notebook_id else 0.0
         self._on_change()
 
@@ -454,13 +460,42 @@ class Session:
             attached_unix_s=self._attached_unix_s,
             closing=self._closing_facts,
             notebook=self._notebook,
+            notebook_connected=self._notebook_connections > 0,
         )
 
     def executions(self) -> tuple[Execution, ...]:
         """Returns the cells that have run, run, and wait, the oldest first."""
         current = self._current
         going_on = [current] if current is not None and (current.counts or not current.begun) else []
-        return (*self._record.all(), *(each.execution(self._accelerators()) for each in (*going_on, *self._waiting)))
+        return (
+            *self._record.all(),
+            *(
+                each.execution(self._accelerators(), self._generation)
+                for each in (*going_on, *self._waiting)
+                if not each.silent
+            ),
+        )
+
+    async def note_shown(self, request_ids: Collection[str]) -> None:
+        """Notes of executions that a person was shown them to their end; the next agent knows it too."""
+        if self._record.note_shown(request_ids):
+            await self._keeper.flush()
+
+    def settle_executions(self, cell_ids: frozenset[str]) -> None:
+        """Notes that nobody needs to be shown any more what these cells have put out until now."""
+        if self._record.settle(cell_ids):
+            self._keeper.note()
+
+    @contextlib.contextmanager
+    def connected(self) -> Iterator[None]:
+        """Counts a client that is no observer for as long as the block lasts."""
+        self._notebook_connections += 1
+        self._on_change()
+        try:
+            yield
+        finally:
+            self._notebook_connections -= 1
+            self._on_change()
 
     def _accelerators(self) -> tuple[Accelerator, ...]:
         return self.lease.accelerators if self.lease is not None else ()
@@ -561,7 +596,7 @@ class Session:
         if not request.counts:
             return
         execution = replace(
-            request.execution(self._accelerators()),
+            request.execution(self._accelerators(), self._generation),
             ended_unix_s=self._last_active_unix_s,
             succeeded=request.succeeded,
             last_number=self.journal.last_number,

@@ -90,6 +90,10 @@ def _parser() -> argparse.ArgumentParser:
     stacks = add_to_pools("stacks", _stacks, "where a session's code is now, of its kernel and of its ranks")
     stacks.add_argument("session", help="the session's id, or the beginning of it")
     stacks.add_argument("--all", action="store_true", help="threads that only wait for work, too")
+    output = add_to_pools("output", _output, "what a cell printed in a session, as far as its agent holds it")
+    output.add_argument("session", help="the session's id, or the beginning of it")
+    output.add_argument("cell", nargs="*", metavar="N", help="the cell's number, or its id; without one the newest")
+    output.add_argument("--list", action="store_true", help="list what the session has run")
     pool = commands.add_parser("pool", help="the pools beside the default one").add_subparsers(
         required=True, metavar="COMMAND"
     )
@@ -190,6 +194,18 @@ async def _stacks(options: argparse.Namespace) -> int:
     async with _reached(options) as reached:
         pool, info = await reached.find(options.session)
         print(stacks_in_words(await pool.stacks(info.id), info, show_all=options.all))
+    return 0
+
+
+async def _output(options: argparse.Namespace) -> int:
+    from nbgpu.terminal_output import print_executions, print_output
+
+    async with _reached(options) as reached:
+        pool, info = await reached.find(options.session)
+        if options.list:
+            await print_executions(pool, info.id)
+        else:
+            await print_output(pool, info.id, options.cell)
     return 0
 
 

@@ -124,7 +124,7 @@ class Request:
         reply = self.reply or {}
         if reply.get("status") == "ok":
             if self._timed_out is not None:
-                _tell(f"the cell ended by itself when it was interrupted after {self._timed_out.timeout_s:g} s")
+                _tell(timed_out_by_itself(self._timed_out))
             return self.result
         if reply.get("status") == "error" and self._timed_out is not None:
             raise timeout_error(self._timed_out, frames=[str(frame) for frame in reply.get("traceback", [])])
@@ -184,6 +184,11 @@ class Request:
             answer = "\x04"  # what a kernel takes for the end of the input
         if self._reply_to_input is not None:
             self._reply_to_input(message, answer)
+
+
+def timed_out_by_itself(event: session_pb2.CellTimedOut) -> str:
+    """Returns what is said of a cell that was interrupted after its timeout, and did not fail."""
+    return f"the cell ended by itself when it was interrupted after {event.timeout_s:g} s"
 
 
 def _tell(text: str) -> None:

@@ -20,6 +20,7 @@ from nbgpu.client import environments
 from nbgpu.client.background import background
 from nbgpu.client.pool import Pool
 from nbgpu.comms import CommBridge
+from nbgpu.notebook_key import own_notebook_key
 from nbgpu.output import KernelPublisher, Publisher, ShellPublisher
 from nbgpu.pool_connections import PoolConnections
 from nbgpu.session_client import SessionClient
@@ -135,6 +136,7 @@ class Notebook:
             no_wait=not wait,
             snapshot_digest=snapshot_digest,
             idle_close_s=idle_close_s,
+            notebook_key=own_notebook_key(),
         )
         async with contextlib.aclosing(pool.open_session(request)) as updates:
             async for update in updates:
@@ -215,7 +217,7 @@ class Notebook:
     async def choose(self, session: SessionClient) -> None:
         """Makes the session this notebook's, and the one that a plain `%%gpu` uses; its agent knows of it."""
         self.chosen = session
-        await self.pools.choose_session(session.pool, session.id, notebook_id(), notebook_name())
+        await self.pools.choose_session(session.pool, session.id, notebook_id(), notebook_name(), own_notebook_key())
 
     async def leave(self, session: SessionClient) -> None:
         """Leaves a session running, as no notebook's if it was this one's."""

@@ -133,11 +133,13 @@ class PoolConnections:
                 ]
         return sorted(found, key=lambda each: (each[1].attached_unix_s, each[1].last_active_unix_s), reverse=True)
 
-    async def choose_session(self, pool: Pool, session_id: str, notebook_id: str, notebook_name: str) -> None:
+    async def choose_session(
+        self, pool: Pool, session_id: str, notebook_id: str, notebook_name: str, notebook_key: str = ""
+    ) -> None:
         """Tells the agents which session the notebook uses from now on."""
         if not notebook_id:
             return
-        await pool.attach_session(session_id, notebook_id, notebook_name)
+        await pool.attach_session(session_id, notebook_id, notebook_name, notebook_key)
         if len(self.names()) > 1:
             others = {id(other): other for other, _ in await self.sessions_of(notebook_id) if other is not pool}
             for other in others.values():

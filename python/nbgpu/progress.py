@@ -35,6 +35,11 @@ class OpeningProgress:
     def __enter__(self) -> OpeningProgress:
         return self
 
+    @property
+    def was_shown(self) -> bool:
+        """Whether there was a display, which is cleared at the end with all that the cell showed before."""
+        return self._display_id is not None
+
     def __call__(self, update: str | pool_pb2.SessionUpdate) -> None:
         """Shows an update; the first half second is quiet unless there is a queue."""
         queued = not isinstance(update, str) and update.phase == pool_pb2.QUEUED

@@ -10,8 +10,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from nbgpu import errors, words
-from nbgpu.client.connection import Message, SessionConnection
+from nbgpu.client.connection import Listener, Message, SessionConnection
 from nbgpu.client.pool import Pool
+from nbgpu.client.shown import ShownTeller
 from nbgpu.comms import CommBridge
 from nbgpu.execution import Request
 from nbgpu.output import COMM_TYPES, OUTPUT_TYPES, Publisher
@@ -68,6 +69,7 @@ class SessionClient:
         self._revive = revive
         self._told_of_cut = False
         self._connection: SessionConnection | None = None
+        self._shown = ShownTeller(pool, info.id)
         self._quiet_waiters: list[asyncio.Future[None]] = []
 
     @property
@@ -80,8 +82,15 @@ class SessionClient:
         self.info = await self._connection.open()
         self.kernel_generation = self.info.kernel_generation
 
+    def connection_after(self, number: int, listener: Listener) -> SessionConnection:
+        """Returns another stream of the session, of what it said after a number; its owner opens and closes it."""
+        return SessionConnection(
+            self.pool, self.id, CLIENT_ID, listener, self._is_agent_gone, self._revive, after_number=number
+        )
+
     async def disconnect(self) -> None:
         """Ends the stream; the session goes on, and what waits for an answer fails."""
+        await self._shown.close()
         if self._connection is not None:
             await self._connection.close()
         self._end(errors.SessionClosedError("this notebook was detached from the session"))
@@ -92,6 +101,10 @@ class SessionClient:
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._quiet_waiters.append(waiter)
             await waiter
+
+    def has(self, request_id: str) -> bool:
+        """Says whether this process waits for the answer to a request, or has just shown it."""
+        return request_id in self._requests or request_id in self._shown
 
     async def send(
         self, request: Request, content: dict[str, Any], metadata: dict[str, Any], buffers: Sequence[Buffer] = ()
@@ -141,6 +154,7 @@ class SessionClient:
             request.deliver(message)
             if request.is_answered:
                 self._forget(request)
+                self._note_shown(request)
         elif message.channel == session_pb2.IOPUB and message.type in OUTPUT_TYPES:
             self._publish_late(message)
 
@@ -150,6 +164,8 @@ class SessionClient:
             self.kernel_generation = event.kernel_generation
             return
         self.kernel_exit = event.exit
+        for request in self._requests.values():
+            self._note_shown(request)
         self._fail_requests(errors.KernelDiedError(words.exit_with_tail(event.exit)))
         if self._comms is not None:
             self._comms.forget(self)
@@ -166,7 +182,7 @@ class SessionClient:
             request.note_timeout(event)
 
     def on_dropped(self, first: int, last: int) -> None:
-        _tell(f"{last - first + 1} messages of the session were dropped by the agent before they could be fetched")
+        _tell(dropped_in_words(first, last))
 
     def on_choice(self, notebook_id: str, session_id: str) -> None:
         self._on_choice(self, notebook_id, session_id)
@@ -218,9 +234,22 @@ class SessionClient:
         for each in (request.id, *self._replies.pop(request.id, ())):
             self._connection.answered(each)
 
+    def _note_shown(self, request: Request) -> None:
+        if request.header["msg_type"] == "execute_request":
+            self.note_shown(request.id)
+
+    def note_shown(self, request_id: str) -> None:
+        """Has the agent know, a little later, that the person was shown an execution to its end."""
+        self._shown.note(request_id)
+
     def _publish_late(self, message: Message) -> None:
         if message.parent_header.get("nbgpu_client") == CLIENT_ID:
             self._late_publisher().publish(message)
+
+
+def dropped_in_words(first: int, last: int) -> str:
+    """Returns what is said of messages, by their numbers, that are not held any more."""
+    return f"{last - first + 1} messages of the session were dropped by the agent before they could be fetched"
 
 
 def _tell(text: str) -> None:

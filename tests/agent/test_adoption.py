@@ -16,6 +16,7 @@ import pytest
 
 from agent_processes import DEADLINE_S, Workplace, client_of, request_for, until, workplace
 from nbgpu import errors
+from nbgpu.client.executions import list_executions, note_shown
 from nbgpu.client.pool import Pool
 from nbgpu_protocol.discovery import AgentRecord
 from nbgpu_protocol.v1 import pool_pb2
@@ -76,6 +77,8 @@ async def test_a_session_goes_on_with_all_that_it_has(place: Workplace) -> None:
     process, record = place.start_embedded()
     async with notebook(record) as one:
         await one.run("before = 'still here'\nprint('ran')")
+        (ran,) = (await list_executions(one.direct, one.client.id)).executions
+        await note_shown(one.direct, one.client.id, [ran.request_id])
         request, recorder = await one.send(WAITS_FOR_FILE)
         await until_true(lambda: recorder.text == "begins\n")
         before = await session_of(one)
@@ -86,6 +89,9 @@ async def test_a_session_goes_on_with_all_that_it_has(place: Workplace) -> None:
         assert (again.address, again.token) == (record.address, record.token)
         after = await session_of(one)
         assert after.executing.request_id == request.id
+        executions = (await list_executions(one.direct, one.client.id)).executions
+        assert [each.shown for each in executions] == [True, False]
+        assert [each.kernel_generation for each in executions] == [1, 1]
         assert (after.id, after.lease.id, after.created_unix_s) == (before.id, before.lease.id, before.created_unix_s)
         assert [each.id for each in after.accelerators] == [each.id for each in before.accelerators]
         assert (after.notebook_id, after.spec_text) == (before.notebook_id, before.spec_text)

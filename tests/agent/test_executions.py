@@ -11,12 +11,17 @@ import pytest
 from nbgpu_agent.executions import MAX_RECORDED, ExecutionRecord, code_digest
 from nbgpu_agent.journal import Journal, Message
 from nbgpu_agent.journal_reading import selected
-from nbgpu_agent.model import Execution
+from nbgpu_agent.model import Execution, Node
+from nbgpu_agent.prices import PriceList
+from nbgpu_agent.service.conversions import session_info_message
+from nbgpu_agent.session_state import execution_from_json
 from nbgpu_protocol.fragments import MessageAssembler
 from nbgpu_protocol.v1 import pool_pb2, session_pb2
 from session_clients import Client, Service, connect, run_service
 
 pytestmark = pytest.mark.asyncio
+
+UNKNOWN_NODE = Node(id="", hostname="", platform="", cpu_count=0, memory_bytes=0, driver_version=None)
 
 
 async def listed(client: Client, after_number: int = 0) -> Any:
@@ -144,3 +149,99 @@ async def test_the_record_forgets_the_oldest() -> None:
     assert record.complete(executions[-3], mean_utilisation_percent=5.0, peak_memory_bytes=None)
     assert record.last()[-3].mean_utilisation_percent == 5.0
     assert not record.complete(executions[0], mean_utilisation_percent=5.0, peak_memory_bytes=None)
+
+
+async def test_what_a_cell_is_known_again_by_is_kept_and_so_is_that_its_notebook_has_it(tmp_path: Path) -> None:
+    async with run_service(tmp_path) as service:
+        session = await service.open()
+        async with connect(service) as client:
+            own = {"source_digest": "sha256:1", "shown_before": "[]"}
+            for cell_id in ("cell-1", "cell-2", "cell-1"):
+                content = {"code": "1", "silent": False}
+                await client.result(
+                    await client.send(session_pb2.SHELL, "execute_request", content, cellId=cell_id, nbgpu=own)
+                )
+            executions = (await listed(client)).executions
+            assert [(each.source_digest, each.shown_before) for each in executions] == [("sha256:1", "[]")] * 3
+            assert not any(each.settled for each in executions)
+            session.new_executions()
+
+            request = session_pb2.SettleExecutionsRequest(session_id=session.info().id, cell_ids=["cell-1", ""])
+            await client.stub.SettleExecutions(request)
+            executions = (await listed(client)).executions
+            assert [each.settled for each in executions] == [True, False, True]
+            written = [execution_from_json(each) for _, each in session.new_executions()[0]]
+            assert [(each.cell_id, each.settled) for each in written] == [("cell-1", True)] * 2
+            shown = session_info_message(session.info(), UNKNOWN_NODE, PriceList())
+            assert [(each.source_digest, each.shown_before) for each in shown.last_executions] == [("sha256:1", "")] * 3
+
+            too_many = session_pb2.SettleExecutionsRequest(session_id=session.info().id, cell_ids=["x"] * 10_001)
+            with pytest.raises(grpc.aio.AioRpcError, match="10001 cells at once"):
+                await client.stub.SettleExecutions(too_many)
+
+
+async def test_an_observer_reads_and_is_not_the_notebook(tmp_path: Path) -> None:
+    async with run_service(tmp_path) as service:
+        session = await service.open()
+        assert not session.info().notebook_connected
+        async with connect(service) as client:
+            asked = await client.execute("print('a')")
+            await client.result(asked)
+            assert session.info().notebook_connected
+        while session.info().notebook_connected:  # noqa: ASYNC110 - the agent hears of the end of a stream when it does
+            await asyncio.sleep(0.01)
+        async with connect(service, observer=True) as observer:
+            assert not session.info().notebook_connected
+            await observer.until(lambda: any(m.type == "execute_reply" for m in observer.messages_of(asked)))
+
+
+async def test_a_client_that_comes_later_knows_what_nobody_was_shown(tmp_path: Path) -> None:
+    async with run_service(tmp_path) as service:
+        await service.open()
+        async with connect(service) as client:
+            first = await client.execute("x = 1", notebook_id="the notebook")
+            await client.result(first)
+            second = await client.execute("import time; time.sleep(600)")
+            await client.begun(second)
+            await client.execute("hidden = 1", silent=True)  # waits, and is no cell
+            third = await client.execute("never()", notebook_id="the notebook")
+            while len(executions := (await listed(client)).executions) < 3:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            assert [each.request_id for each in executions] == [first, second, third]
+            assert [each.notebook_id for each in executions] == ["the notebook", "", "the notebook"]
+            assert {(each.kernel_generation, each.attended, each.shown) for each in executions} == {(1, True, False)}
+        async with connect(service, only_new=True, client_id="another") as client:
+            while any(each.attended for each in (await listed(client)).executions):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            request = session_pb2.NoteShownRequest(session_id="s1", request_ids=[first, second, "unknown"])
+            for _ in range(2):
+                await client.stub.NoteShown(request)
+            # One that still runs is shown to its end by nobody.
+            assert [each.shown for each in (await listed(client)).executions] == [True, False, False]
+
+
+async def test_what_was_measured_and_what_was_shown_are_both_remembered() -> None:
+    record = ExecutionRecord()
+    execution = Execution("r", 1, 0.0, ended_unix_s=1.0)
+    record.add(execution)
+    assert record.note_shown({"r", "unknown"})
+    assert not record.note_shown({"r"})
+    assert record.complete(execution, mean_utilisation_percent=5.0, peak_memory_bytes=None)
+    assert (record.all()[0].shown, record.all()[0].mean_utilisation_percent) == (True, 5.0)
+    assert record.take_changed() == {0: record.all()[0]}
+
+
+async def test_that_its_time_was_over_is_read_with_what_a_cell_said(tmp_path: Path) -> None:
+    async with run_service(tmp_path) as service:
+        await service.open()
+        async with connect(service) as client:
+            limited = await client.execute("import time; time.sleep(600)", timeout_s=0.2)
+            await client.result(limited)
+            request = session_pb2.ReadEntriesRequest(session_id="s1", request_id=limited)
+            entries = [each async for batch in client.stub.ReadEntries(request) for each in batch.entries]
+            assert [each.cell_timed_out.timeout_s for each in entries if each.HasField("cell_timed_out")] == [0.2]
+            other = await client.execute("1")
+            await client.result(other)
+            request.request_id = other
+            entries = [each async for batch in client.stub.ReadEntries(request) for each in batch.entries]
+            assert not any(each.HasField("cell_timed_out") for each in entries)

@@ -50,9 +50,12 @@ class FakeSession:
     def note_environment(self, environment: EnvironmentFacts) -> None:
         pass
 
-    def attach(self, notebook_id: str, notebook_name: str = "") -> None:
+    def attach(self, notebook_id: str, notebook_name: str = "", notebook_key: str = "") -> None:
         self.request = replace(
-            self.request, notebook_id=notebook_id, notebook_name=notebook_name or self.request.notebook_name
+            self.request,
+            notebook_id=notebook_id,
+            notebook_name=notebook_name or self.request.notebook_name,
+            notebook_key=notebook_key or self.request.notebook_key,
         )
         self.attached_unix_s = time.time() if notebook_id else 0.0
         self._on_change()

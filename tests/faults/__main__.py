@@ -9,6 +9,7 @@ import sys
 import time
 
 from agent_processes import workplace
+from faults.notebooks import NOTEBOOK_FAULTS, notebook_in, run_killed, undisturbed_in
 from faults.scenes import FAULTS, STDOUT, Outcome, Place, is_beginning, lost, run_cell, scene_in
 
 
@@ -38,6 +39,29 @@ async def repeat(name: str, times: int, seed: int) -> tuple[str, str, str, float
     )
 
 
+async def repeat_notebook(name: str, times: int, seed: int) -> tuple[str, str, str, float]:
+    """Runs one fault of a notebook's kernel so many times; returns what `repeat` does."""
+    moments = random.Random(seed)
+    losses: list[str] = []
+    began = time.monotonic()
+    with workplace() as each:
+        place = Place(each)
+        place.start()
+        async with notebook_in(place) as scene:
+            undisturbed = await undisturbed_in(scene)
+            for number in range(times):
+                loss = lost(await run_killed(scene, moments, NOTEBOOK_FAULTS[name]), undisturbed)
+                if loss:
+                    losses.append(f"run {number}: {loss}")
+        left = place.end()
+    return (
+        f"{len(losses)} of {times}" if losses else "nothing",
+        "; ".join(losses),
+        "; ".join(left) or "nothing",
+        (time.monotonic() - began) / max(times, 1),
+    )
+
+
 def judge(name: str, outcome: Outcome, undisturbed: Outcome) -> str:
     """Returns what is wrong with the outcome, in words."""
     if name != "kernel killed":
@@ -51,13 +75,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeat", type=int, default=20, help="runs of each fault")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    parser.add_argument("faults", nargs="*", metavar="FAULT", help=f"of {', '.join(FAULTS)}; by default all")
+    names = [*FAULTS, *NOTEBOOK_FAULTS]
+    parser.add_argument("faults", nargs="*", metavar="FAULT", help=f"of {', '.join(names)}; by default all")
     options = parser.parse_args()
-    print(f"{'fault':<26}{'runs':>5}{'s a run':>9}  {'lost':<12}left behind")
+    print(f"{'fault':<27}{'runs':>5}{'s a run':>9}  {'lost':<12}left behind")
     failed = False
-    for name in options.faults or FAULTS:
-        summary, losses, left, seconds = asyncio.run(repeat(name, options.repeat, options.seed))
-        print(f"{name:<26}{options.repeat:>5}{seconds:>9.1f}  {summary:<12}{left}", flush=True)
+    for name in options.faults or names:
+        run = repeat_notebook if name in NOTEBOOK_FAULTS else repeat
+        summary, losses, left, seconds = asyncio.run(run(name, options.repeat, options.seed))
+        print(f"{name:<27}{options.repeat:>5}{seconds:>9.1f}  {summary:<12}{left}", flush=True)
         if losses:
             print(f"    {losses}", flush=True)
         failed = failed or bool(losses) or left != "nothing"

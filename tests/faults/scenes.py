@@ -187,7 +187,7 @@ async def run_cell(scene: Scene, fault: Fault | None = None, after_characters: i
         await answering
     except errors.Error as failure:
         error = type(failure).__name__
-    return Outcome(tuple(_normalised(notebook.client.messages[first:])), error)
+    return Outcome(tuple(normalised(notebook.client.messages[first:])), error)
 
 
 def lost(found: Outcome, undisturbed: Outcome) -> str:
@@ -219,7 +219,7 @@ def _streams(output: Sequence[Any]) -> list[tuple[str, str]]:
     return [(each[2]["name"], each[2]["text"]) for each in output if each[1] == "stream"]
 
 
-def _normalised(messages: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+def normalised(messages: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
     """Returns channel, type and content of each; pieces of a stream as one, whichever came between two others."""
     found: list[tuple[Any, ...]] = []
     open_streams: dict[str, int] = {}

@@ -11,9 +11,20 @@ import pytest
 
 from agent_processes import workplace
 from nbgpu import errors
-from nbgpu.client import connection
+from nbgpu.client import connection, shown
+from nbgpu.client.executions import list_executions
 from nbgpu_protocol.v1 import pool_pb2
-from recorded_sessions import DEADLINE_S, RunningAgent, is_dead, is_executing, is_idle, notebook_on, until, witness_of
+from recorded_sessions import (
+    DEADLINE_S,
+    Notebook,
+    RunningAgent,
+    is_dead,
+    is_executing,
+    is_idle,
+    notebook_on,
+    until,
+    witness_of,
+)
 
 pytestmark = pytest.mark.asyncio
 
@@ -215,3 +226,41 @@ async def test_a_stream_that_cannot_be_read_fails_what_waits_for_it(
         request, _ = await notebook.send("1")
         with pytest.raises(errors.AgentFaultError, match="KeyError"):
             await notebook.answer(request)
+
+
+async def test_what_was_shown_is_told_at_the_end_at_last_and_after_a_cut_with_the_next_cell(
+    agent: RunningAgent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with notebook_on(agent) as notebook:
+        await notebook.client.pool.handshake()  # by which the agent's capabilities are known
+        monkeypatch.setattr(shown, "SHOWN_AFTER_S", 0.01)
+        await notebook.run("1")
+        await until_shown(notebook, 1)
+        request, recorder = await notebook.send("import time\nprint('begins', flush=True)\ntime.sleep(0.2)")
+        await until(lambda: recorder.text)
+        notebook.link.stall(to_client=False)  # the answer comes, and what is said of it does not arrive
+        await notebook.answer(request)
+        assert notebook.client.has(request.id)
+        notebook.link.take_down()
+        await until(lambda: notebook.link.refused >= 1)
+        notebook.link.restore()
+        await notebook.run("3")
+        await until_shown(notebook, 3)
+        await until(lambda: not notebook.client.has(request.id))
+        monkeypatch.setattr(shown, "SHOWN_AFTER_S", 600.0)
+        await notebook.run("4")
+        await notebook.client.disconnect()
+        await until_shown(notebook, 4)
+
+
+async def until_shown(notebook: Notebook, count: int) -> None:
+    """Waits until the agent knows that so many executions, which are all, were shown to their end."""
+
+    async def shown_ones() -> list[bool]:
+        return [each.shown for each in (await list_executions(notebook.direct, notebook.client.id)).executions]
+
+    async def look() -> None:
+        while await shown_ones() != [True] * count:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+    await asyncio.wait_for(look(), DEADLINE_S)

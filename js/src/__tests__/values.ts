@@ -83,6 +83,8 @@ export function session(fields: Partial<ISession> = {}): ISession {
     id: 's1',
     notebook_id: 'kernel-1',
     notebook_name: 'digits.ipynb',
+    notebook_key: null,
+    notebook_connected: true,
     spec_text: 'H100',
     phase: 'ready',
     queue_position: null,

@@ -129,7 +129,7 @@ def lease_message(lease: Lease) -> pool_pb2.Lease:
     )
 
 
-def execution_message(execution: Execution, prices: PriceList) -> pool_pb2.Execution:
+def execution_message(execution: Execution, prices: PriceList, *, attended: bool = False) -> pool_pb2.Execution:
     cost = None
     if execution.ended_unix_s is not None:
         cost = prices.cost(execution.accelerators, execution.ended_unix_s - execution.started_unix_s)
@@ -146,8 +146,14 @@ def execution_message(execution: Execution, prices: PriceList) -> pool_pb2.Execu
         state=_EXECUTION_STATES[execution.state],
         cell_id=execution.cell_id,
         code_digest=execution.code_digest,
+        source_digest=execution.source_digest,
+        settled=execution.settled,
         first_number=execution.first_number,
         last_number=execution.last_number,
+        shown=execution.shown,
+        attended=attended,
+        notebook_id=execution.notebook_id,
+        kernel_generation=execution.kernel_generation,
         cost=cost,
         currency="" if cost is None else prices.currency,
     )
@@ -191,6 +197,8 @@ def session_info_message(info: SessionInfo, node: Node, prices: PriceList) -> po
         id=info.id,
         notebook_id=request.notebook_id,
         notebook_name=request.notebook_name,
+        notebook_key=request.notebook_key,
+        notebook_connected=info.notebook_connected,
         spec_text=request.spec.text if request.spec else "",
         phase=_PHASES[info.phase],
         lease=lease_message(info.lease) if info.lease else None,
@@ -320,6 +328,7 @@ def session_request_from_message(message: pool_pb2.OpenSessionRequest) -> Sessio
         working_folder=checked_text("working_folder", message.working_folder, limit=4096),
         snapshot_digest=checked_text("snapshot_digest", message.snapshot_digest),
         idle_close_s=message.idle_close_s if message.HasField("idle_close_s") else None,
+        notebook_key=checked_text("notebook_key", message.notebook_key),
     )
 
 

@@ -43,7 +43,7 @@ from nbgpu_agent.service.translated_errors import translated
 from nbgpu_protocol import VERSION
 from nbgpu_protocol.v1 import pool_pb2, pool_pb2_grpc
 
-CAPABILITIES = ("blobs", "interrupt", "stacks", "samples", "notebook_facts")
+CAPABILITIES = ("blobs", "interrupt", "stacks", "samples", "notebook_facts", "replay", "missed_output")
 ENVIRONMENTS_CAPABILITY = "environments"
 
 
@@ -176,7 +176,8 @@ class PoolService(pool_pb2_grpc.PoolServicer):
     ) -> pool_pb2.AttachSessionResponse:
         notebook_id = checked_text("notebook_id", request.notebook_id)
         notebook_name = checked_text("notebook_name", request.notebook_name)
-        info = self._registry.attach(request.session_id, notebook_id, notebook_name)
+        notebook_key = checked_text("notebook_key", request.notebook_key)
+        info = self._registry.attach(request.session_id, notebook_id, notebook_name, notebook_key)
         return pool_pb2.AttachSessionResponse(
             session=session_info_message(info, self.node, self.prices) if info is not None else None
         )

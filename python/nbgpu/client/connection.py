@@ -48,6 +48,11 @@ class Message:
         return dict(json.loads(bytes(self.raw_metadata)))
 
 
+def message_of(channel: int, parts: Sequence[memoryview]) -> Message:
+    """Returns the message of a channel that has these parts: header, parent header, metadata, content, buffers."""
+    return Message(channel, json.loads(bytes(parts[0])), json.loads(bytes(parts[1])), parts[2], parts[3], parts[4:])
+
+
 class Listener(Protocol):
     """What a connection tells, on the background loop, in the order of the session's numbers."""
 
@@ -89,6 +94,7 @@ class SessionConnection:
         is_agent_gone: Whether the agent's process is known to have ended, so that waiting for it is vain.
         revive: Starts an agent in the place of one that is gone, which takes over its sessions; None where that is not
             for this process to do.
+        after_number: What the session said up to this number is not wanted; None: what it says from now on is.
     """
 
     def __init__(
@@ -99,6 +105,7 @@ class SessionConnection:
         listener: Listener,
         is_agent_gone: Callable[[], bool],
         revive: Callable[[], Awaitable[object]] | None = None,
+        after_number: int | None = None,
     ) -> None:
         self._pool = pool
         self._session_id = session_id
@@ -109,15 +116,16 @@ class SessionConnection:
         self._call: grpc.aio.StreamStreamCall[session_pb2.ClientFrame, session_pb2.AgentFrame] | None = None
         self._writing = asyncio.Lock()
         self._unanswered: dict[str, tuple[session_pb2.Channel, Sequence[Buffer]]] = {}
-        self._last_number = 0
-        self._acknowledged = 0
+        self._only_new = after_number is None
+        self._last_number = after_number or 0
+        self._acknowledged = self._last_number
         self._acknowledging: asyncio.Task[None] | None = None
         self._assembler = MessageAssembler()
         self._connected: asyncio.Future[pool_pb2.SessionInfo] = asyncio.get_running_loop().create_future()
         self._task: asyncio.Task[None] | None = None
 
     async def open(self) -> pool_pb2.SessionInfo:
-        """Connects, from now on: what the session said earlier is not replayed. Returns the session as it is.
+        """Connects; what the session said earlier is not replayed unless it is wanted. Returns the session as it is.
 
         Raises:
             NoSuchSessionError: It is closed.
@@ -226,7 +234,7 @@ class SessionConnection:
             session_id=self._session_id,
             client_id=self._client_id,
             after_number=self._last_number,
-            only_new=not self._connected.done(),
+            only_new=self._only_new and not self._connected.done(),
         )
         try:
             await call.write(session_pb2.ClientFrame(connect=connect))
@@ -265,9 +273,10 @@ class SessionConnection:
 
     def _take_connected(self, connected: session_pb2.Connected) -> None:
         if not self._connected.done():
-            self._last_number = connected.last_number
+            if self._only_new:
+                self._last_number = connected.last_number
             self._connected.set_result(connected.session)
-        elif connected.dropped_until > self._last_number:
+        if connected.dropped_until > self._last_number:
             self._listener.on_dropped(self._last_number + 1, connected.dropped_until)
             self._last_number = connected.dropped_until
 
@@ -279,16 +288,7 @@ class SessionConnection:
                 return
             self._last_number = entry.number
             parts, _ = done
-            self._listener.on_message(
-                Message(
-                    entry.message.channel,
-                    json.loads(bytes(parts[0])),
-                    json.loads(bytes(parts[1])),
-                    parts[2],
-                    parts[3],
-                    parts[4:],
-                )
-            )
+            self._listener.on_message(message_of(entry.message.channel, parts))
             return
         if kind == "gap":
             self._listener.on_dropped(self._last_number + 1, entry.gap.until_number)

@@ -135,16 +135,19 @@ class Pool:
         with translated():
             await self._pool.CloseSession(request, **self._call(KERNEL_DEADLINE_S))
 
-    async def attach_session(self, session_id: str, notebook_id: str, notebook_name: str = "") -> None:
+    async def attach_session(
+        self, session_id: str, notebook_id: str, notebook_name: str = "", notebook_key: str = ""
+    ) -> None:
         """Makes a session the notebook's, and the one that it uses.
 
         Args:
             session_id: Empty: the notebook uses none of this pool's from now on, and keeps them.
             notebook_id: Its Jupyter kernel id.
             notebook_name: For lists; empty: as it is.
+            notebook_key: By what the notebook is known again when it has another kernel; empty: as it is.
         """
         request = pool_pb2.AttachSessionRequest(
-            session_id=session_id, notebook_id=notebook_id, notebook_name=notebook_name
+            session_id=session_id, notebook_id=notebook_id, notebook_name=notebook_name, notebook_key=notebook_key
         )
         with translated():
             await self._pool.AttachSession(request, **self._call(DEADLINE_S))

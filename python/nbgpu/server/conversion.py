@@ -159,6 +159,8 @@ def _session_view(session: pool_pb2.SessionInfo) -> SessionView:
         id=session.id,
         notebook_id=session.notebook_id or None,
         notebook_name=session.notebook_name or None,
+        notebook_key=session.notebook_key or None,
+        notebook_connected=session.notebook_connected,
         spec_text=session.spec_text,
         phase=PHASES.get(session.phase),
         queue_position=session.queue_position or None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypedDict
+from typing import Any, Literal, TypedDict
 
 Phase = Literal["queued", "placing", "materialising", "starting", "ready", "closed"]
 KernelState = Literal["starting", "idle", "executing", "dead"]
@@ -129,6 +129,10 @@ class SessionView(TypedDict):
     notebook_id: str | None
     """The notebook's Jupyter kernel id."""
     notebook_name: str | None
+    notebook_key: str | None
+    """By what the notebook is known again when it has another kernel."""
+    notebook_connected: bool
+    """Its notebook's kernel, or another program that uses it, is connected to it."""
     spec_text: str
     phase: Phase | None
     queue_position: int | None
@@ -299,3 +303,28 @@ class PoolTestView(TypedDict):
 
 
 EMPTY_STATE: StateView = {"node": None, "offers": [], "accelerators": [], "sessions": []}
+
+
+class OutputView(TypedDict):
+    """A message of the Jupyter protocol, as an output area takes it."""
+
+    msg_type: str
+    """Such as "stream", "display_data", "update_display_data", "clear_output", "execute_result", "error"."""
+    content: dict[str, Any]
+
+
+class ReplayMessage(TypedDict):
+    """A piece of what one cell's last execution put out, in order, from its beginning on."""
+
+    kind: Literal["outputs"]
+    cell_id: str
+    request_id: str
+    """`msg_id` of the execute_request that the notebook's front end sent."""
+    execution_count: int | None
+    outputs: list[OutputView]
+    dropped: int
+    """How many messages of its session from its time the agent does not hold any more."""
+    caught_up: bool
+    """What comes after this is new."""
+    over: bool
+    """Nothing comes after this."""

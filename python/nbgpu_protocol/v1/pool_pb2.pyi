@@ -269,7 +269,7 @@ class Alternative(_message.Message):
     def __init__(self, type: _Optional[str] = ..., count: _Optional[int] = ..., min_memory_bytes: _Optional[int] = ...) -> None: ...
 
 class OpenSessionRequest(_message.Message):
-    __slots__ = ("spec", "notebook_id", "notebook_name", "python", "working_folder", "no_wait", "existing_only", "snapshot_digest", "idle_close_s")
+    __slots__ = ("spec", "notebook_id", "notebook_name", "python", "working_folder", "no_wait", "existing_only", "snapshot_digest", "idle_close_s", "notebook_key")
     SPEC_FIELD_NUMBER: _ClassVar[int]
     NOTEBOOK_ID_FIELD_NUMBER: _ClassVar[int]
     NOTEBOOK_NAME_FIELD_NUMBER: _ClassVar[int]
@@ -279,6 +279,7 @@ class OpenSessionRequest(_message.Message):
     EXISTING_ONLY_FIELD_NUMBER: _ClassVar[int]
     SNAPSHOT_DIGEST_FIELD_NUMBER: _ClassVar[int]
     IDLE_CLOSE_S_FIELD_NUMBER: _ClassVar[int]
+    NOTEBOOK_KEY_FIELD_NUMBER: _ClassVar[int]
     spec: Spec
     notebook_id: str
     notebook_name: str
@@ -288,7 +289,8 @@ class OpenSessionRequest(_message.Message):
     existing_only: bool
     snapshot_digest: str
     idle_close_s: float
-    def __init__(self, spec: _Optional[_Union[Spec, _Mapping]] = ..., notebook_id: _Optional[str] = ..., notebook_name: _Optional[str] = ..., python: _Optional[str] = ..., working_folder: _Optional[str] = ..., no_wait: bool = ..., existing_only: bool = ..., snapshot_digest: _Optional[str] = ..., idle_close_s: _Optional[float] = ...) -> None: ...
+    notebook_key: str
+    def __init__(self, spec: _Optional[_Union[Spec, _Mapping]] = ..., notebook_id: _Optional[str] = ..., notebook_name: _Optional[str] = ..., python: _Optional[str] = ..., working_folder: _Optional[str] = ..., no_wait: bool = ..., existing_only: bool = ..., snapshot_digest: _Optional[str] = ..., idle_close_s: _Optional[float] = ..., notebook_key: _Optional[str] = ...) -> None: ...
 
 class SessionUpdate(_message.Message):
     __slots__ = ("phase", "queue_position", "queue_length", "detail", "session", "existing", "notice")
@@ -321,7 +323,7 @@ class Lease(_message.Message):
     def __init__(self, id: _Optional[str] = ..., accelerator_ids: _Optional[_Iterable[str]] = ..., granted_unix_s: _Optional[float] = ..., expires_unix_s: _Optional[float] = ...) -> None: ...
 
 class SessionInfo(_message.Message):
-    __slots__ = ("id", "notebook_id", "notebook_name", "spec_text", "phase", "lease", "accelerators", "node", "kernel_state", "kernel_generation", "created_unix_s", "last_active_unix_s", "executing", "executions", "kernel_exit", "python_version", "working_folder", "queue_position", "queue_length", "detail", "environment", "accelerator_seconds", "cost", "cost_per_hour", "currency", "last_executions", "journal_problem", "attached_unix_s", "closing", "owner", "notebook")
+    __slots__ = ("id", "notebook_id", "notebook_name", "spec_text", "phase", "lease", "accelerators", "node", "kernel_state", "kernel_generation", "created_unix_s", "last_active_unix_s", "executing", "executions", "kernel_exit", "python_version", "working_folder", "queue_position", "queue_length", "detail", "environment", "accelerator_seconds", "cost", "cost_per_hour", "currency", "last_executions", "journal_problem", "attached_unix_s", "closing", "owner", "notebook", "notebook_key", "notebook_connected")
     ID_FIELD_NUMBER: _ClassVar[int]
     NOTEBOOK_ID_FIELD_NUMBER: _ClassVar[int]
     NOTEBOOK_NAME_FIELD_NUMBER: _ClassVar[int]
@@ -353,6 +355,8 @@ class SessionInfo(_message.Message):
     CLOSING_FIELD_NUMBER: _ClassVar[int]
     OWNER_FIELD_NUMBER: _ClassVar[int]
     NOTEBOOK_FIELD_NUMBER: _ClassVar[int]
+    NOTEBOOK_KEY_FIELD_NUMBER: _ClassVar[int]
+    NOTEBOOK_CONNECTED_FIELD_NUMBER: _ClassVar[int]
     id: str
     notebook_id: str
     notebook_name: str
@@ -384,7 +388,9 @@ class SessionInfo(_message.Message):
     closing: Closing
     owner: str
     notebook: NotebookFacts
-    def __init__(self, id: _Optional[str] = ..., notebook_id: _Optional[str] = ..., notebook_name: _Optional[str] = ..., spec_text: _Optional[str] = ..., phase: _Optional[_Union[Phase, str]] = ..., lease: _Optional[_Union[Lease, _Mapping]] = ..., accelerators: _Optional[_Iterable[_Union[Accelerator, _Mapping]]] = ..., node: _Optional[_Union[Node, _Mapping]] = ..., kernel_state: _Optional[_Union[KernelState, str]] = ..., kernel_generation: _Optional[int] = ..., created_unix_s: _Optional[float] = ..., last_active_unix_s: _Optional[float] = ..., executing: _Optional[_Union[Execution, _Mapping]] = ..., executions: _Optional[int] = ..., kernel_exit: _Optional[_Union[KernelExit, _Mapping]] = ..., python_version: _Optional[str] = ..., working_folder: _Optional[str] = ..., queue_position: _Optional[int] = ..., queue_length: _Optional[int] = ..., detail: _Optional[str] = ..., environment: _Optional[_Union[EnvironmentFacts, _Mapping]] = ..., accelerator_seconds: _Optional[float] = ..., cost: _Optional[float] = ..., cost_per_hour: _Optional[float] = ..., currency: _Optional[str] = ..., last_executions: _Optional[_Iterable[_Union[Execution, _Mapping]]] = ..., journal_problem: _Optional[str] = ..., attached_unix_s: _Optional[float] = ..., closing: _Optional[_Union[Closing, _Mapping]] = ..., owner: _Optional[str] = ..., notebook: _Optional[_Union[NotebookFacts, _Mapping]] = ...) -> None: ...
+    notebook_key: str
+    notebook_connected: bool
+    def __init__(self, id: _Optional[str] = ..., notebook_id: _Optional[str] = ..., notebook_name: _Optional[str] = ..., spec_text: _Optional[str] = ..., phase: _Optional[_Union[Phase, str]] = ..., lease: _Optional[_Union[Lease, _Mapping]] = ..., accelerators: _Optional[_Iterable[_Union[Accelerator, _Mapping]]] = ..., node: _Optional[_Union[Node, _Mapping]] = ..., kernel_state: _Optional[_Union[KernelState, str]] = ..., kernel_generation: _Optional[int] = ..., created_unix_s: _Optional[float] = ..., last_active_unix_s: _Optional[float] = ..., executing: _Optional[_Union[Execution, _Mapping]] = ..., executions: _Optional[int] = ..., kernel_exit: _Optional[_Union[KernelExit, _Mapping]] = ..., python_version: _Optional[str] = ..., working_folder: _Optional[str] = ..., queue_position: _Optional[int] = ..., queue_length: _Optional[int] = ..., detail: _Optional[str] = ..., environment: _Optional[_Union[EnvironmentFacts, _Mapping]] = ..., accelerator_seconds: _Optional[float] = ..., cost: _Optional[float] = ..., cost_per_hour: _Optional[float] = ..., currency: _Optional[str] = ..., last_executions: _Optional[_Iterable[_Union[Execution, _Mapping]]] = ..., journal_problem: _Optional[str] = ..., attached_unix_s: _Optional[float] = ..., closing: _Optional[_Union[Closing, _Mapping]] = ..., owner: _Optional[str] = ..., notebook: _Optional[_Union[NotebookFacts, _Mapping]] = ..., notebook_key: _Optional[str] = ..., notebook_connected: bool = ...) -> None: ...
 
 class Closing(_message.Message):
     __slots__ = ("idle_close_s", "idle_since_unix_s", "closes_unix_s", "warn_unix_s", "cause")
@@ -481,7 +487,7 @@ class EnvironmentFacts(_message.Message):
     def __init__(self, own: bool = ..., package_count: _Optional[int] = ..., done: _Optional[int] = ..., total: _Optional[int] = ..., current: _Optional[str] = ...) -> None: ...
 
 class Execution(_message.Message):
-    __slots__ = ("request_id", "execution_count", "started_unix_s", "message_id", "ended_unix_s", "succeeded", "accelerator_types", "simulated", "mean_utilisation_percent", "peak_memory_bytes", "cost", "currency", "state", "cell_id", "code_digest", "first_number", "last_number")
+    __slots__ = ("request_id", "execution_count", "started_unix_s", "message_id", "ended_unix_s", "succeeded", "accelerator_types", "simulated", "mean_utilisation_percent", "peak_memory_bytes", "cost", "currency", "state", "cell_id", "code_digest", "first_number", "last_number", "source_digest", "settled", "shown_before", "shown", "attended", "notebook_id", "kernel_generation")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     EXECUTION_COUNT_FIELD_NUMBER: _ClassVar[int]
     STARTED_UNIX_S_FIELD_NUMBER: _ClassVar[int]
@@ -499,6 +505,13 @@ class Execution(_message.Message):
     CODE_DIGEST_FIELD_NUMBER: _ClassVar[int]
     FIRST_NUMBER_FIELD_NUMBER: _ClassVar[int]
     LAST_NUMBER_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    SETTLED_FIELD_NUMBER: _ClassVar[int]
+    SHOWN_BEFORE_FIELD_NUMBER: _ClassVar[int]
+    SHOWN_FIELD_NUMBER: _ClassVar[int]
+    ATTENDED_FIELD_NUMBER: _ClassVar[int]
+    NOTEBOOK_ID_FIELD_NUMBER: _ClassVar[int]
+    KERNEL_GENERATION_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     execution_count: int
     started_unix_s: float
@@ -516,7 +529,14 @@ class Execution(_message.Message):
     code_digest: str
     first_number: int
     last_number: int
-    def __init__(self, request_id: _Optional[str] = ..., execution_count: _Optional[int] = ..., started_unix_s: _Optional[float] = ..., message_id: _Optional[str] = ..., ended_unix_s: _Optional[float] = ..., succeeded: bool = ..., accelerator_types: _Optional[_Iterable[str]] = ..., simulated: bool = ..., mean_utilisation_percent: _Optional[float] = ..., peak_memory_bytes: _Optional[int] = ..., cost: _Optional[float] = ..., currency: _Optional[str] = ..., state: _Optional[_Union[ExecutionState, str]] = ..., cell_id: _Optional[str] = ..., code_digest: _Optional[str] = ..., first_number: _Optional[int] = ..., last_number: _Optional[int] = ...) -> None: ...
+    source_digest: str
+    settled: bool
+    shown_before: str
+    shown: bool
+    attended: bool
+    notebook_id: str
+    kernel_generation: int
+    def __init__(self, request_id: _Optional[str] = ..., execution_count: _Optional[int] = ..., started_unix_s: _Optional[float] = ..., message_id: _Optional[str] = ..., ended_unix_s: _Optional[float] = ..., succeeded: bool = ..., accelerator_types: _Optional[_Iterable[str]] = ..., simulated: bool = ..., mean_utilisation_percent: _Optional[float] = ..., peak_memory_bytes: _Optional[int] = ..., cost: _Optional[float] = ..., currency: _Optional[str] = ..., state: _Optional[_Union[ExecutionState, str]] = ..., cell_id: _Optional[str] = ..., code_digest: _Optional[str] = ..., first_number: _Optional[int] = ..., last_number: _Optional[int] = ..., source_digest: _Optional[str] = ..., settled: bool = ..., shown_before: _Optional[str] = ..., shown: bool = ..., attended: bool = ..., notebook_id: _Optional[str] = ..., kernel_generation: _Optional[int] = ...) -> None: ...
 
 class KernelExit(_message.Message):
     __slots__ = ("exit_code", "signal", "stderr_tail", "asked_for", "ended_because")
@@ -559,14 +579,16 @@ class RenewLeaseResponse(_message.Message):
     def __init__(self, lease: _Optional[_Union[Lease, _Mapping]] = ...) -> None: ...
 
 class AttachSessionRequest(_message.Message):
-    __slots__ = ("session_id", "notebook_id", "notebook_name")
+    __slots__ = ("session_id", "notebook_id", "notebook_name", "notebook_key")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     NOTEBOOK_ID_FIELD_NUMBER: _ClassVar[int]
     NOTEBOOK_NAME_FIELD_NUMBER: _ClassVar[int]
+    NOTEBOOK_KEY_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     notebook_id: str
     notebook_name: str
-    def __init__(self, session_id: _Optional[str] = ..., notebook_id: _Optional[str] = ..., notebook_name: _Optional[str] = ...) -> None: ...
+    notebook_key: str
+    def __init__(self, session_id: _Optional[str] = ..., notebook_id: _Optional[str] = ..., notebook_name: _Optional[str] = ..., notebook_key: _Optional[str] = ...) -> None: ...
 
 class AttachSessionResponse(_message.Message):
     __slots__ = ("session",)

@@ -46,16 +46,18 @@ class ClientFrame(_message.Message):
     def __init__(self, connect: _Optional[_Union[ConnectRequest, _Mapping]] = ..., fragment: _Optional[_Union[Fragment, _Mapping]] = ..., acknowledged: _Optional[int] = ...) -> None: ...
 
 class ConnectRequest(_message.Message):
-    __slots__ = ("session_id", "client_id", "after_number", "only_new")
+    __slots__ = ("session_id", "client_id", "after_number", "only_new", "observer")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
     AFTER_NUMBER_FIELD_NUMBER: _ClassVar[int]
     ONLY_NEW_FIELD_NUMBER: _ClassVar[int]
+    OBSERVER_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     client_id: str
     after_number: int
     only_new: bool
-    def __init__(self, session_id: _Optional[str] = ..., client_id: _Optional[str] = ..., after_number: _Optional[int] = ..., only_new: bool = ...) -> None: ...
+    observer: bool
+    def __init__(self, session_id: _Optional[str] = ..., client_id: _Optional[str] = ..., after_number: _Optional[int] = ..., only_new: bool = ..., observer: bool = ...) -> None: ...
 
 class AgentFrame(_message.Message):
     __slots__ = ("connected", "entries")
@@ -192,6 +194,18 @@ class ListExecutionsResponse(_message.Message):
     dropped_until: int
     def __init__(self, executions: _Optional[_Iterable[_Union[_pool_pb2.Execution, _Mapping]]] = ..., last_number: _Optional[int] = ..., dropped_until: _Optional[int] = ...) -> None: ...
 
+class SettleExecutionsRequest(_message.Message):
+    __slots__ = ("session_id", "cell_ids")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    CELL_IDS_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    cell_ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, session_id: _Optional[str] = ..., cell_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class SettleExecutionsResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class ReadEntriesRequest(_message.Message):
     __slots__ = ("session_id", "after_number", "until_number", "request_id")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
@@ -310,5 +324,17 @@ class NoteNotebookRequest(_message.Message):
     def __init__(self, session_id: _Optional[str] = ..., notebook_id: _Optional[str] = ..., kernel_generation: _Optional[int] = ..., facts: _Optional[_Union[_pool_pb2.NotebookFacts, _Mapping]] = ...) -> None: ...
 
 class NoteNotebookResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class NoteShownRequest(_message.Message):
+    __slots__ = ("session_id", "request_ids")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_IDS_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    request_ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, session_id: _Optional[str] = ..., request_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class NoteShownResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
