@@ -63,9 +63,6 @@ MAX_LOG_BYTES = 4 << 20
 """A kernel's log is cut back to a quarter of this when it is longer."""
 _LOG_TRIM_INTERVAL_S = 5.0
 _TERMINATION_GRACE_S = 0.3
-_TIDY_GRACE_S = 1.0
-"""For what the kernel's process left: what keeps shared memory tidy (multiprocessing's resource tracker) does not
-listen to SIGTERM, and ends by itself when its owner is gone."""
 _MAX_FAILED_SPARES = 3
 _MAX_SOCKETS = 1 << 16
 """zmq's own 1023 are those of 170 kernels."""
@@ -410,7 +407,8 @@ class Kernel:
             if self.alive:
                 signal_process(self.pid, signal.SIGKILL)
         await asyncio.wait({self.ended}, timeout=5.0)
-        await end_processes([self.id], grace_s=max(grace_s, _TIDY_GRACE_S))
+        # What keeps shared memory tidy (multiprocessing's resource tracker) ends by itself now that its owner is gone.
+        await end_processes([self.id], grace_s=max(grace_s, _TERMINATION_GRACE_S))
 
     def _wait(self) -> None:
         code = self._process.wait()
