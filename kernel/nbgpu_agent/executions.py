@@ -178,7 +178,7 @@ class ExecutionRecord:
         changed = False
         for index, execution in enumerate(self._ended):
             if execution.cell_id in cell_ids and not execution.settled:
-                self._put(index, replace(execution, settled=True))
+                self._put(index, replace(execution, settled=True, shown=True))
                 changed = True
         return changed
 

@@ -627,8 +627,10 @@ class Session:
             return
         if self._kernel is None and self._kernel_state is KernelState.STARTING:
             self._before_start.append((channel, parts, request_id))
-        elif self._kernel is None or not self._kernel.alive:
+        elif self._kernel is None:
             self._refuse(request_id)
+        elif not self._kernel.alive:  # refused once its end is told
+            self._before_start.append((channel, parts, request_id))
         else:
             self._pass_on(self._kernel, channel, parts, request_id)
         if self._arrivals:

@@ -64,6 +64,8 @@ class Request:
         self._is_idle = False
         self._expects_reply = expects_reply
         self._failure: errors.Error | None = None
+        self.was_refused = False
+        """By the agent, before it began."""
         self._timed_out: session_pb2.CellTimedOut | None = None
         self.answered: concurrent.futures.Future[None] = concurrent.futures.Future()
         """Done once the request is answered or has failed; never holds an exception."""
@@ -94,6 +96,11 @@ class Request:
         """Ends the request: there will be no reply."""
         self._failure = error
         self._end()
+
+    def refuse(self, error: errors.Error) -> None:
+        """Ends the request, which did not and will not run."""
+        self.was_refused = True
+        self.fail(error)
 
     def _end(self) -> None:
         if not self.answered.done():

@@ -343,12 +343,19 @@ class Session(_SessionBase):
             background().run(self._revive())
         limit_s = None if silent else timeout_s
         record = None if silent else record
-        request, sending = self._prepare(
-            code, execution_count, values, buffers, silent=silent, spmd=spmd, timeout_s=limit_s, record=record
-        )
-        background().submit(sending)
-        wait_interruptibly(self._client, request)
-        return request
+        while True:
+            request, sending = self._prepare(
+                code, execution_count, values, buffers, silent=silent, spmd=spmd, timeout_s=limit_s, record=record
+            )
+            background().submit(sending)
+            try:
+                wait_interruptibly(self._client, request)
+            except errors.KernelDiedError:
+                if not (request.was_refused and self._needs_reviving):
+                    raise
+                background().run(self._revive())  # it ended before this came to it
+            else:
+                return request
 
     def interrupt(self) -> bool:
         """Interrupts what runs in the session; returns whether something did."""

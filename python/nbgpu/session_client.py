@@ -174,7 +174,7 @@ class SessionClient:
         request = self._requests.get(request_id)
         if request is not None:
             self._forget(request)
-            request.fail(error)
+            request.refuse(error)
 
     def on_timed_out(self, event: session_pb2.CellTimedOut) -> None:
         request = self._requests.get(event.request_id)

@@ -169,7 +169,7 @@ async def test_what_a_cell_is_known_again_by_is_kept_and_so_is_that_its_notebook
             request = session_pb2.SettleExecutionsRequest(session_id=session.info().id, cell_ids=["cell-1", ""])
             await client.stub.SettleExecutions(request)
             executions = (await listed(client)).executions
-            assert [each.settled for each in executions] == [True, False, True]
+            assert [(each.settled, each.shown) for each in executions] == [(True, True), (False, False), (True, True)]
             written = [execution_from_json(each) for _, each in session.new_executions()[0]]
             assert [(each.cell_id, each.settled) for each in written] == [("cell-1", True)] * 2
             shown = session_info_message(session.info(), UNKNOWN_NODE, PriceList())

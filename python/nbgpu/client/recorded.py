@@ -38,21 +38,6 @@ Piece: TypeAlias = Sequence[Beginning | Recorded | session_pb2.Gap]
 """What comes at once, in the order of the session's numbers."""
 
 
-async def list_executions(pool: Pool, session_id: str) -> session_pb2.ListExecutionsResponse:
-    """Returns the cells that the session has run, runs and is to run, as many as its agent remembers.
-
-    Raises:
-        NoSuchSessionError: It is closed, or another user's.
-        AgentUnreachableError: The agent does not answer.
-    """
-    request = session_pb2.ListExecutionsRequest(session_id=session_id)
-    with translated():
-        response: session_pb2.ListExecutionsResponse = await pool.session.ListExecutions(
-            request, metadata=pool.metadata, timeout=DEADLINE_S
-        )
-    return response
-
-
 async def settle_executions(pool: Pool, session_id: str, cell_ids: Iterable[str]) -> None:
     """Notes that nobody needs to be shown any more what these cells have put out until now.
 

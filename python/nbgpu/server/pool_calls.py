@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nbgpu import errors
-from nbgpu.client import pools, recorded
+from nbgpu.client import executions, pools, recorded
 from nbgpu.client.discovery import connect
 from nbgpu.client.pairing import Invitation, pair, read_invitation
 from nbgpu.client.pool import Pool
@@ -183,7 +183,7 @@ class PoolCalls:
         if recorded.CAPABILITY not in self._pool.capabilities:
             return []
         with _translated():
-            response = await recorded.list_executions(self._pool, session_id)
+            response = await executions.list_executions(self._pool, session_id)
         return [_cell_execution(session_id, each) for each in response.executions]
 
     async def settle_executions(self, session_id: str, cell_ids: Sequence[str]) -> None:
@@ -195,7 +195,7 @@ class PoolCalls:
     async def replay(self, session_id: str, execution_id: str) -> AsyncGenerator[ReplayPiece, None]:
         """Yields what a cell showed from its beginning on, and what it shows until it is over."""
         with _translated():
-            response = await recorded.list_executions(self._pool, session_id)
+            response = await executions.list_executions(self._pool, session_id)
             execution = next((each for each in response.executions if each.request_id == execution_id), None)
             if execution is None:
                 return
@@ -208,7 +208,9 @@ class PoolCalls:
                     if outputs or replay.is_over or replay.is_caught_up != was_caught_up:
                         yield ReplayPiece(outputs, replay.dropped, replay.is_caught_up, replay.is_over)
                     if replay.is_over:
-                        return
+                        break
+            if replay.is_over and executions.CAPABILITY in self._pool.capabilities:
+                await executions.note_shown(self._pool, session_id, [execution_id])  # the page has taken it
 
     async def detach(self, session_id: str) -> None:
         with _translated():
