@@ -64,6 +64,7 @@ class Request:
         self._is_idle = False
         self._expects_reply = expects_reply
         self._failure: errors.Error | None = None
+        self._has_begun = False
         self.was_refused = False
         """By the agent, before it began."""
         self._timed_out: session_pb2.CellTimedOut | None = None
@@ -75,8 +76,14 @@ class Request:
     def is_answered(self) -> bool:
         return self._failure is not None or (self._is_idle and (self.reply is not None or not self._expects_reply))
 
+    @property
+    def may_be_refused(self) -> bool:
+        """Whether it is an execution of which no kernel has said anything yet."""
+        return not self._has_begun and self.header.get("msg_type") == "execute_request"
+
     def deliver(self, message: Message) -> None:
         """Takes a message whose parent is this request."""
+        self._has_begun = True
         if message.channel == session_pb2.IOPUB:
             self._deliver_output(message)
         elif message.channel == session_pb2.STDIN:

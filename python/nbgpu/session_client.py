@@ -22,6 +22,9 @@ from nbgpu_protocol.v1 import pool_pb2, session_pb2
 CLIENT_ID = uuid.uuid4().hex
 """Of this process: of what the session's kernel says, a process shows what answers its own requests."""
 
+_REFUSED_WITHIN_S = 2.0
+"""After a kernel's end."""
+
 
 class SessionClient:
     """Connects the requests of this process with the session's stream.
@@ -166,7 +169,12 @@ class SessionClient:
         self.kernel_exit = event.exit
         for request in self._requests.values():
             self._note_shown(request)
-        self._fail_requests(errors.KernelDiedError(words.exit_with_tail(event.exit)))
+        error = errors.KernelDiedError(words.exit_with_tail(event.exit))
+        for request in list(self._requests.values()):
+            if request.may_be_refused:  # what came to the agent after the kernel's end: its word follows
+                asyncio.get_running_loop().call_later(_REFUSED_WITHIN_S, self._fail, request, error)
+            else:
+                self._fail(request, error)
         if self._comms is not None:
             self._comms.forget(self)
 
@@ -220,6 +228,10 @@ class SessionClient:
 
     def _fail_requests(self, error: errors.Error) -> None:
         for request in list(self._requests.values()):
+            self._fail(request, error)
+
+    def _fail(self, request: Request, error: errors.Error) -> None:
+        if self._requests.get(request.id) is request:
             self._forget(request)
             request.fail(error)
 
