@@ -32,6 +32,7 @@ class FakeSession:
 
     folder: Path
     request: SessionRequest = field(default_factory=lambda: SessionRequest(spec=None))
+    os_user: None = None
 
     def make_working_folder(self) -> Path:
         return self.folder

@@ -64,7 +64,7 @@ def _interrupted(answer: Mapping[str, Any], notes: list[str]) -> BaseException:
         shown.append(traceback_of({**link, "evalue": text}, name, places))
     else:
         shown.append(f"KeyboardInterrupt: {text}")
-    notes = [*_where_they_were(stopped, answer["others"], places), *notes]
+    notes = [*_where_they_were(stopped, answer.get("others", []), places), *notes]
     shown += ["\n".join(["", *notes])] if notes else []
     return with_notes(exception_to_raise(KeyboardInterrupt(text), "KeyboardInterrupt", text, shown), notes)
 
