@@ -75,25 +75,33 @@ class Interrupts:
         request = self._request
         if request is None:
             return
-        if self._may_raise(frame):
-            raise KeyboardInterrupt
+        may_raise, goes_on = self._look_at(frame)
         cell = self._cell
-        if cell is not None:
+        if not may_raise and cell is not None:
             cell.get_loop().call_soon_threadsafe(cell.cancel)
             return
-        threading.Thread(target=self._retry, args=(request,), name="nbgpu-interrupt", daemon=True).start()
+        if goes_on:
+            threading.Thread(target=self._retry, args=(request,), name="nbgpu-interrupt", daemon=True).start()
+        if may_raise:
+            raise KeyboardInterrupt
 
     ON_SIGNAL_CODE = _on_signal.__code__
     """The code of the one frame of ours in the traceback of an interrupted cell."""
 
-    def _may_raise(self, frame: FrameType | None) -> bool:
+    def _look_at(self, frame: FrameType | None) -> tuple[bool, bool]:
+        """Returns whether to raise here, and whether the cell goes on all the same.
+
+        It does after what IPython calls before a cell, such as a callback for `pre_execute`, has raised.
+        """
         user_code = called = False
         while frame is not None:
             user_code = user_code or frame.f_globals is self._user_namespace
-            if (user_code and frame.f_code in self._guards) or (called and frame.f_code in self._callers):
-                return True
+            if user_code and frame.f_code in self._guards:
+                return True, False
+            if called and frame.f_code in self._callers:
+                return True, str(frame.f_locals.get("event")).startswith("pre_")
             called, frame = True, frame.f_back
-        return False
+        return False, True
 
     def _retry(self, request: object) -> None:
         """Sends the signal again, in a thread of its own, unless the request that it was meant for is over."""

@@ -283,6 +283,20 @@ async def test_no_interrupt_is_lost(tmp_path: Path, code: str) -> None:
         assert session.processes()[0].pid == pid
 
 
+@pytest.mark.parametrize("event", ["pre_execute", "pre_run_cell"])
+async def test_an_interrupt_before_the_cell_is_one_of_the_cell(tmp_path: Path, event: str) -> None:
+    async with run_service(tmp_path) as service:
+        await service.open()
+        async with connect(service) as client:
+            wait = f"import time; get_ipython().events.register({event!r}, lambda *_: time.sleep(2))"
+            await client.run(wait)
+            for code in ("while True: pass", "import asyncio; await asyncio.sleep(600)"):
+                request = await client.execute(code)
+                assert await client.interrupt(request)
+                result = await client.result(request)
+                assert result.reply["ename"] in ("KeyboardInterrupt", "CancelledError")
+
+
 async def test_interrupts_of_cells_that_end_at_once_cost_no_reply(tmp_path: Path) -> None:
     seed = random.Random(2)
     async with run_service(tmp_path) as service:
