@@ -19,6 +19,7 @@ Json = dict[str, Any]
 GIB = 2**30
 API = re.compile(r"/nbgpu/api/(?!events)")
 EVENTS = re.compile(r"/nbgpu/api/events")
+REPLAY = re.compile(r"/nbgpu/api/notebooks/[^/]+/replay")
 
 
 def accelerator(index: int, type_: str = "H100", **fields: Any) -> Json:
@@ -200,6 +201,7 @@ class PageFeed:
     def serve(self, page: Page) -> None:
         page.route(API, self._answer)
         page.route_web_socket(EVENTS, self._open)
+        page.route_web_socket(REPLAY, lambda socket: socket.close(code=1000))  # no cell lacks any output
 
     def publish(self, *pools: Json) -> None:
         """Makes these the pools, and sends them to the page."""
