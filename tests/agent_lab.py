@@ -40,6 +40,18 @@ def run_lab_with_agent(page: Page, folder: Path, environ: Mapping[str, str]) -> 
                 wait_until_gone(record.pid)
 
 
+@contextlib.contextmanager
+def run_lab_without_agent(page: Page, folder: Path) -> Iterator[LabPage]:
+    """Serves JupyterLab from `folder` and opens it with the panel, for a page whose questions a test answers itself."""
+    with run_jupyter_server(folder, {}, module="jupyterlab", arguments=LAB_ARGUMENTS) as server:
+        lab = LabPage(page, server)
+        lab.open()
+        lab.open_panel()
+        yield lab
+        lab.close_all()
+        assert read_record(server.agent_folder) is None, "the page asked the real server, which started an agent"
+
+
 def run_async(coroutine: Coroutine[None, None, T]) -> T:
     """Runs a coroutine to its end in a thread: Playwright's loop has this one."""
     with ThreadPoolExecutor(1) as thread:

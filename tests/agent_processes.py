@@ -23,11 +23,18 @@ import psutil
 from nbgpu_protocol import VERSION
 from nbgpu_protocol.discovery import AgentRecord, read_record
 from nbgpu_protocol.fragments import split_message
-from nbgpu_protocol.v1 import pool_pb2, pool_pb2_grpc, session_pb2, session_pb2_grpc
+from nbgpu_protocol.v1 import (
+    accounting_pb2,
+    accounting_pb2_grpc,
+    pool_pb2,
+    pool_pb2_grpc,
+    session_pb2,
+    session_pb2_grpc,
+)
 
 DEADLINE_S = 60
-KEPT = {"agent.lock", "start.lock", "agent.log"}
-"""What may stay in an agent's folder: removing a lock is a race, and a log is there to be read."""
+KEPT = {"agent.lock", "start.lock", "agent.log", "usage.sqlite3", "audit.jsonl"}
+"""What may stay in an agent's folder: removing a lock is a race, and logs and accounts are there to be read."""
 
 
 def until(condition: Callable[[], Any]) -> Any:
@@ -38,11 +45,18 @@ def until(condition: Callable[[], Any]) -> Any:
     return value
 
 
+def is_guardian(process: psutil.Process) -> bool:
+    """Says whether it watches over an agent, and so comes and goes with it."""
+    return any(part.endswith("guardian.py") for part in process.cmdline())
+
+
 @dataclass
 class Workplace:
     """Folders and processes of one test's agents."""
 
     root: Path
+    python: str = sys.executable
+    """Of the agents, and of kernels in them."""
     processes: list[subprocess.Popen[str]] = field(default_factory=list)
 
     @property
@@ -59,6 +73,7 @@ class Workplace:
             "JUPYTER_DATA_DIR": str(self.root / "data"),
             "JUPYTER_RUNTIME_DIR": str(self.root / "runtime"),
             "JUPYTER_NO_CONFIG_ENV": "1",
+            "NBGPU_OS_USERS_FOLDER": str(self.root / "os-users"),
             "NBGPU_SIMULATE": "H100x4",
             **variables,
         }
@@ -69,7 +84,7 @@ class Workplace:
         what = ["-c", program] if program else ["-m", "nbgpu_agent"]
         with (self.root / "stderr").open("a") as stderr:
             process = subprocess.Popen(
-                [sys.executable, *what, *arguments],
+                [self.python, *what, *arguments],
                 env=self.environ(**variables),
                 cwd=self.root,
                 stdin=subprocess.DEVNULL,
@@ -126,7 +141,7 @@ class Workplace:
 
     def assert_nothing_left(self, folder: Path | None = None) -> None:
         """Looks for processes, sockets and folders, in the agent's folder and where temporary ones are made."""
-        assert self.stragglers() == []
+        until(lambda: not self.stragglers())  # what watches over an agent that was killed sees the next one soon
         folder = folder or self.folder
         assert not folder.exists() or self.left_in(folder) == set()
         assert list((self.root / "tmp").iterdir()) == []
@@ -177,6 +192,7 @@ class Client:
         self._channel = grpc.insecure_channel(address, options=[("grpc.default_authority", "localhost")])
         self._pool: Any = pool_pb2_grpc.PoolStub(self._channel)
         self._session: Any = session_pb2_grpc.SessionStub(self._channel)
+        self._accounting: Any = accounting_pb2_grpc.AccountingStub(self._channel)
         self._leaving = threading.Event()
         self._options = {"metadata": (("authorization", f"Bearer {token}"),), "timeout": DEADLINE_S}
 
@@ -199,6 +215,10 @@ class Client:
         assert updates[-1].phase == pool_pb2.READY
         session: pool_pb2.SessionInfo = updates[-1].session
         return session
+
+    def set_budget(self, notebook_id: str, amount: float | None) -> list[accounting_pb2.Allowance]:
+        request = accounting_pb2.SetBudgetRequest(notebook_id=notebook_id, amount=amount)
+        return list(self._accounting.SetBudget(request, **self._options).allowances)
 
     def sessions(self) -> list[pool_pb2.SessionInfo]:
         return list(self.ListSessions(pool_pb2.ListSessionsRequest()).sessions)

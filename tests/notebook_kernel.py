@@ -124,6 +124,37 @@ class NotebookKernel:
             cell.reply = self.client.get_shell_msg(timeout=WITHIN_S)
         return cell
 
+    def listen(self, cell: Cell, enough: Callable[[Cell], bool]) -> bool:
+        """Collects what a started cell says until that is enough; returns whether the cell was over before."""
+        deadline = time.monotonic() + WITHIN_S
+        while not enough(cell):
+            assert time.monotonic() < deadline, f"not enough of the cell came; so far: {cell.kinds}"
+            message = self._iopub(1.0)
+            if message is None or message["parent_header"].get("msg_id") != cell.request_id:
+                continue
+            if message["msg_type"] not in ("status", "execute_input"):
+                cell.messages.append(message)
+            elif message["content"].get("execution_state") == "idle":
+                return True
+        return False
+
+    def kill(self) -> None:
+        """Kills the kernel, without a word."""
+        process = self.manager.provisioner.process
+        process.kill()
+        process.wait()
+
+    def take_rest(self, cell: Cell) -> bool:
+        """Collects what a kernel had said of a cell before it was killed; returns whether the cell was over."""
+        while (message := self._iopub(0.5)) is not None:
+            if message["parent_header"].get("msg_id") != cell.request_id:
+                continue
+            if message["msg_type"] not in ("status", "execute_input"):
+                cell.messages.append(message)
+            elif message["content"].get("execution_state") == "idle":
+                return True
+        return False
+
     def wait_for(self, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         """Returns the next iopub message that is wanted; others are passed over, but an error is raised here."""
         deadline = time.monotonic() + WITHIN_S
@@ -157,9 +188,13 @@ class NotebookKernel:
     def interrupt(self) -> None:
         self.manager.interrupt_kernel()
 
-    def restart(self) -> None:
-        """What a front end's "Restart Kernel" does: the same connection file, another process."""
-        self.manager.restart_kernel(now=True)
+    def restart(self, *, now: bool = True) -> None:
+        """What a front end's "Restart Kernel" does: an interrupt, the end, the same connection file, another process.
+
+        Args:
+            now: Kill the process, rather than ask it to end.
+        """
+        self.manager.restart_kernel(now=now)
         self.client.wait_for_ready(timeout=WITHIN_S)
 
     def _iopub(self, timeout_s: float) -> dict[str, Any] | None:

@@ -1,7 +1,8 @@
 """`python -m rank_faults`: one rank of three fails in every way, each in turn, while the others wait for it.
 
 Prints a table: what failed, the seconds from then until the notebook had the error, what it said, and what was left
-behind. What the ranks run, and how what they leave is found, is here for the tests as well.
+behind. What the ranks run, and how what they leave is found, is here for the tests as well. With `--spmd` it is the
+ranks of a `%%gpu --spmd` cell that fail, and the table says how the session goes on; see `spmd_faults`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from notebook_kernel import Cell, NotebookKernel, notebook_kernel, without_colou
 
 RANKS = 3
 KINDS = ("raise", "kill", "crash", "exit", "leave", "memory", "port", "loop")
-_OWN = f"nbgpu-test-{secrets.token_hex(4)}"
+OWN = f"nbgpu-test-{secrets.token_hex(4)}"
 """Begins the names in shared memory of what the ranks make there."""
 _WORK = """
 %load_ext nbgpu
@@ -77,7 +78,7 @@ def work(kind, failing=1):
             pass
     dist.all_reduce(torch.ones(1))
     return "done"
-""".replace("OWN", _OWN)
+""".replace("OWN", OWN)
 _LEFT = """
 %%gpu --no-sync
 import os, tempfile
@@ -113,7 +114,7 @@ def define_left(notebook: NotebookKernel) -> None:
 def left_behind(notebook: NotebookKernel) -> str:
     """Returns what the ranks of ended calls left: processes, temporary files, shared memory; empty if nothing."""
     cell = _run(notebook, "%%gpu --no-sync\nfound = left()\nprint('' if found == ([], [], []) else found)")
-    shared = sorted(name for name in os.listdir("/dev/shm") if name.startswith(_OWN))
+    shared = sorted(name for name in os.listdir("/dev/shm") if name.startswith(OWN))
     return "; ".join(each for each in (cell.text().strip(), ", ".join(shared)) if each)
 
 
@@ -134,8 +135,12 @@ def faulty_ranks() -> Iterator[NotebookKernel]:
             notebook.run("%gpu close")
 
 
-def main() -> int:
+def main(arguments: list[str]) -> int:
     """Runs every fault on every rank; returns 1 if anything was left behind."""
+    if arguments:
+        import spmd_faults  # which takes names from here
+
+        return 0 if spmd_faults.print_table(tuple(arguments[1:]) or spmd_faults.KINDS) else 1
     is_clean = True
     print(f"| {'fault':8} | rank | until the error | what was raised, and what it said | left behind |")
     print("|---|---|---|---|---|")
@@ -148,7 +153,7 @@ def main() -> int:
                 took = f"{ended_s - _failed_at_s(notebook, failing):.1f} s"
                 found = left_behind(notebook)
                 is_clean &= not found and len(cell.errors) == 1
-                print(f"| {kind} | {failing} | {took} | {_said(cell.errors)} | {found or 'nothing'} |", flush=True)
+                print(f"| {kind} | {failing} | {took} | {said(cell.errors)} | {found or 'nothing'} |", flush=True)
     return 0 if is_clean else 1
 
 
@@ -158,7 +163,7 @@ def _failed_at_s(notebook: NotebookKernel, failing: int) -> float:
     return float(found[-1])
 
 
-def _said(errors: list[dict[str, Any]]) -> str:
+def said(errors: list[dict[str, Any]]) -> str:
     """Returns the name of what was raised, and the lines that summarise it: those after the frames."""
     if len(errors) != 1:
         return f"{len(errors)} errors"
@@ -169,4 +174,4 @@ def _said(errors: list[dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -46,6 +46,7 @@ class Machine:
             "JUPYTER_RUNTIME_DIR": str(self.home / "runtime"),
             "JUPYTER_NO_CONFIG_ENV": "1",
             "NBGPU_SNAPSHOT": "0",
+            "NBGPU_OS_USERS_FOLDER": str(self.home / "os-users"),
             **self.variables,
         }
 

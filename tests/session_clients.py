@@ -17,6 +17,7 @@ import grpc.aio
 
 from as_owner import AsOwner
 from nbgpu_agent.blobs import BlobStore
+from nbgpu_agent.ends import RecentEnds
 from nbgpu_agent.errors import NoSuchSessionError
 from nbgpu_agent.kernels import KernelLauncher
 from nbgpu_agent.model import Accelerator, Lease, SessionRequest
@@ -34,6 +35,7 @@ class Sessions:
 
     def __init__(self) -> None:
         self.sessions: dict[str, Session] = {}
+        self.ends = RecentEnds()
 
     def get(self, session_id: str) -> Session:
         try:
@@ -119,8 +121,17 @@ class Result:
 class Client:
     """One connection to a session. Keeps what came: messages in `received`, everything else in `events`."""
 
-    def __init__(self, channel: grpc.aio.Channel, session_id: str, after_number: int = 0, only_new: bool = False):
+    def __init__(
+        self,
+        channel: grpc.aio.Channel,
+        session_id: str,
+        after_number: int = 0,
+        only_new: bool = False,
+        observer: bool = False,
+        client_id: str = "test",
+    ):
         self.session_id = session_id
+        self.client_id = client_id
         self.stub: Any = session_pb2_grpc.SessionStub(channel)
         self.received: list[Received] = []
         self.events: list[session_pb2.Entry] = []
@@ -128,7 +139,7 @@ class Client:
         self.last_number = 0
         self.connected: session_pb2.Connected | None = None
         self._connect = session_pb2.ConnectRequest(
-            session_id=session_id, client_id="test", after_number=after_number, only_new=only_new
+            session_id=session_id, client_id=client_id, after_number=after_number, only_new=only_new, observer=observer
         )
         self._changed = asyncio.Condition()
         self._reading: asyncio.Task[None] | None = None
@@ -183,6 +194,7 @@ class Client:
             "date": "2026-11-20T00:00:00+00:00",
             "version": "5.3",
             "nbgpu_request": request_id,
+            "nbgpu_client": self.client_id,
         }
         parts = [json.dumps(part).encode() for part in (header, {}, metadata, content)]
         for fragment in split_message(channel, parts, request_id=request_id):  # type: ignore[arg-type]
@@ -196,6 +208,7 @@ class Client:
         count: int | None = None,
         request_id: str = "",
         timeout_s: float | None = None,
+        notebook_id: str | None = None,
         **content: Any,
     ) -> str:
         """Sends an execute_request; returns its id."""
@@ -208,7 +221,7 @@ class Client:
             "stop_on_error": True,
             **content,
         }
-        found = {"execution_count": count, "timeout_s": timeout_s}
+        found = {"execution_count": count, "timeout_s": timeout_s, "notebook_id": notebook_id}
         own = {name: value for name, value in found.items() if value is not None}
         metadata = {"nbgpu": own} if own else {}
         return await self.send(session_pb2.SHELL, "execute_request", fields, request_id=request_id, **metadata)

@@ -19,6 +19,7 @@ from nbgpu.workspace.plan import Direction
 from nbgpu.workspace.report import SyncReport
 from nbgpu.workspace.sync import Sync
 from nbgpu_agent.blobs import BlobStore
+from nbgpu_agent.ends import RecentEnds
 from nbgpu_agent.errors import NoSuchSessionError
 from nbgpu_agent.model import SessionRequest
 from nbgpu_agent.service.session import add_session_service
@@ -31,6 +32,7 @@ class FakeSession:
 
     folder: Path
     request: SessionRequest = field(default_factory=lambda: SessionRequest(spec=None))
+    os_user: None = None
 
     def make_working_folder(self) -> Path:
         return self.folder
@@ -38,10 +40,14 @@ class FakeSession:
     def info(self) -> FakeSession:
         return self
 
+    def side_file(self, name: str) -> Path | None:
+        return None
+
 
 class FakeRegistry:
     def __init__(self) -> None:
         self.sessions: dict[str, FakeSession] = {}
+        self.ends = RecentEnds()
 
     def get(self, session_id: str) -> FakeSession:
         if session_id not in self.sessions:

@@ -85,6 +85,11 @@ export class Actions {
     await this._do(() => this.server.detach(session.id));
   }
 
+  /** Puts off that a session is closed because it does nothing. */
+  async keep(session: ISession): Promise<void> {
+    await this._do(() => this.server.keep(session.id));
+  }
+
   /** Has the kernel of the notebook in front give its session what changed; waits for what the kernel is at. */
   async sync(session: ISession): Promise<void> {
     const kernel = this.notebook.panel?.sessionContext.session?.kernel ?? null;

@@ -21,6 +21,7 @@ import { IStatusBar } from '@jupyterlab/statusbar';
 import { Actions } from './actions';
 import { NotebookCells } from './cells/notebook_cells';
 import { ChartsWidget } from './charts/widget';
+import { ClosingWarnings } from './closing_warnings';
 import { CommandId } from './command_ids';
 import { addOpeningCommands, addSessionCommands, PALETTE } from './commands';
 import { Feed } from './feed';
@@ -112,6 +113,7 @@ const panelPlugin: JupyterFrontEndPlugin<void> = {
     };
     addSessionCommands(commands, page);
     addOpeningCommands(commands, page, showPanel, openCharts);
+    new ClosingWarnings(page);
     restorer?.add(panel, 'nbgpu-panel');
     if (restorer !== null) {
       void restorer.restore(charts, { command: CommandId.openCharts, name: () => 'charts' });

@@ -78,6 +78,11 @@ export class Server {
     await this._post(sessionId, 'detach');
   }
 
+  /** Has the session stay, though it does nothing. */
+  async keep(sessionId: string): Promise<void> {
+    await this._post(sessionId, 'renew');
+  }
+
   async interrupt(sessionId: string): Promise<void> {
     await this._post(sessionId, 'interrupt');
   }
@@ -100,6 +105,20 @@ export class Server {
   async stacks(sessionId: string): Promise<string> {
     const path = `sessions/${encodeURIComponent(sessionId)}/stacks`;
     return (await this._request<{ text: string }>('GET', path)).text;
+  }
+
+  /** Opens the connection that brings what the cells of a notebook lack, which the page is to tell it first. */
+  openReplay(kernelId: string): WebSocket {
+    const { wsUrl, appendToken, token, WebSocket } = this.settings;
+    const query = appendToken && token !== '' ? `?token=${encodeURIComponent(token)}` : '';
+    const path = `nbgpu/api/notebooks/${encodeURIComponent(kernelId)}/replay`;
+    return new WebSocket(`${URLExt.join(wsUrl, path)}${query}`);
+  }
+
+  /** Notes that the notebook's file has what these cells have put out until now, or that nobody wants it. */
+  async settle(kernelId: string, cellIds: readonly string[]): Promise<void> {
+    const path = `notebooks/${encodeURIComponent(kernelId)}/settle`;
+    await this._request('POST', path, { cell_ids: cellIds });
   }
 
   /** Has the server connect to a pool at once; null: to all. */

@@ -4,6 +4,9 @@ export type Link = 'connecting' | 'connected' | 'unreachable';
 export type Phase = 'queued' | 'placing' | 'materialising' | 'starting' | 'ready' | 'closed';
 export type KernelState = 'starting' | 'idle' | 'executing' | 'dead';
 
+/** Why a session is closed by itself. */
+export type ClosingCause = 'idle' | 'lifetime' | 'lease' | 'budget';
+
 export interface INode {
   id: string;
   hostname: string;
@@ -63,6 +66,8 @@ export interface IKernelExit {
   exit_code: number | null;
   signal: number | null;
   asked_for: boolean;
+  /** Of a limit that it exceeded: "at its memory limit of 64 GB". */
+  ended_because: string | null;
 }
 
 export interface IEnvironment {
@@ -117,6 +122,10 @@ export interface ISession {
   /** The notebook's Jupyter kernel id. */
   notebook_id: string | null;
   notebook_name: string | null;
+  /** By what the notebook is known again when it has another kernel. */
+  notebook_key: string | null;
+  /** Its notebook's kernel, or another program that uses it, is connected to it. */
+  notebook_connected: boolean;
   spec_text: string;
   phase: Phase | null;
   /** 1 is next; while it is queued. */
@@ -149,6 +158,13 @@ export interface ISession {
   cost_per_hour: number | null;
   /** The agent closes the session after so many seconds without work; null: never. */
   idle_close_s: number | null;
+  /** Since when it does nothing; null: it works, or is not ready. */
+  idle_since_unix_s: number | null;
+  /** When it is closed by itself, if nothing changes; null: not foreseen. */
+  closes_unix_s: number | null;
+  /** From when on its user is to be warned of that. */
+  closing_warn_unix_s: number | null;
+  closing_cause: ClosingCause | null;
   /** When the lease ends unless it is renewed; null: never. */
   expires_unix_s: number | null;
   /** Since when the notebook uses it; null: no notebook does. */
@@ -259,6 +275,28 @@ export interface ISample {
 /** What comes over the WebSocket. */
 export type Message =
   ({ kind: 'state' } & IPageState) | { kind: 'samples'; pool: string; samples: ISample[] };
+
+/** A message of the Jupyter protocol, as an output area takes it. */
+export interface IReplayedOutput {
+  msg_type: string;
+  content: Record<string, unknown>;
+}
+
+/** A piece of what one cell's last execution put out, in order, from its beginning on. */
+export interface IReplayMessage {
+  kind: 'outputs';
+  cell_id: string;
+  /** The `msg_id` of the execute_request. */
+  request_id: string;
+  execution_count: number | null;
+  outputs: IReplayedOutput[];
+  /** How many messages of its session from its time the agent does not hold any more. */
+  dropped: number;
+  /** What comes after this is new. */
+  caught_up: boolean;
+  /** Nothing comes after this. */
+  over: boolean;
+}
 
 /** The answer to a trial of an address. */
 export interface IPoolTrial {

@@ -9,17 +9,28 @@ import os
 import socket
 import sys
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
 
 from nbgpu_agent.accelerators.inventory import Inventory, find_accelerators
+from nbgpu_agent.accounting.accounts import Accounts
+from nbgpu_agent.accounting.allowances import Grants
+from nbgpu_agent.accounting.ledger import LEDGER_FILE, Ledger
+from nbgpu_agent.audit import AUDIT_FILE, AccessAudit, AuditLog, SessionAudit
 from nbgpu_agent.ending import Ending
 from nbgpu_agent.folders import AgentFolders
+from nbgpu_agent.guardian import Guardian
+from nbgpu_agent.isolation.choosing import Isolation
+from nbgpu_agent.isolation.os_user import own_folder, passable
+from nbgpu_agent.limits.closing import Terms
+from nbgpu_agent.limits.host import HostKeeper, HostLimits
+from nbgpu_agent.limits.keeper import SessionKeeper
+from nbgpu_agent.limits.spending import DEFAULT_GRACE_S, SpendingKeeper
 from nbgpu_agent.listening import ListenAddress
 from nbgpu_agent.model import Lease, Node, SessionRequest
 from nbgpu_agent.prices import PriceList
@@ -27,10 +38,12 @@ from nbgpu_agent.registry import SessionRegistry
 from nbgpu_agent.sampling import Sampler
 from nbgpu_agent.service.pool import AgentIdentity, PoolService
 from nbgpu_agent.service.server import bind, make_server
+from nbgpu_agent.service_manager import tell_service_manager
 
 if TYPE_CHECKING:
     import grpc
 
+    from nbgpu_agent.adoption import Leftovers, LeftSession
     from nbgpu_agent.blobs import BlobStore
     from nbgpu_agent.environments.session_environments import SessionEnvironments
     from nbgpu_agent.identity.certificates import Identity
@@ -39,6 +52,9 @@ if TYPE_CHECKING:
     from nbgpu_agent.service.exporter import Exporter
 
 logger = logging.getLogger(__name__)
+
+_OWNERS_ENVIRONMENTS = "_owner"
+"""Beside those of users, whose names do not begin so: where the owner's sessions run as another user as well."""
 
 STOP_GRACE_S = 1.0
 """How long RPCs that are open may go on, once all sessions are closed."""
@@ -64,6 +80,8 @@ class AgentSettings:
     environment_variables: tuple[str, ...]
     spare_kernels: int
     journal_bytes: int
+    adoption_grace_s: float
+    """How long sessions go on without an agent; 0: they end with it."""
     sampling_interval_s: float
     lease_duration_s: float | None
     build_environments: bool
@@ -71,15 +89,29 @@ class AgentSettings:
     prices: PriceList
     metrics_port: int | None
     """On loopback, for Prometheus; 0: one that is free; None: none."""
+    terms: Terms = field(default_factory=Terms)
+    grants: Grants = field(default_factory=Grants)
+    budget_grace_s: float = DEFAULT_GRACE_S
+    host_limits: HostLimits = field(default_factory=HostLimits)
+    cell_output_bytes: int | None = None
+    """What a cell may print and display; None: no bound."""
+    audit: bool = False
+    """Whether who did what is recorded."""
     base_environment: Path | None = None
     """A virtual environment that the node's owner provides."""
     identity: Identity | None = None
     """Certificates, and the users beside them, of an agent that listens with TLS."""
     require_client_certificate: bool = False
+    isolation: Isolation = field(default_factory=Isolation)
+    """As whom sessions run."""
 
 
 async def serve(
-    settings: AgentSettings, folders: AgentFolders, ending: Ending, on_serving: Callable[[str], None]
+    settings: AgentSettings,
+    folders: AgentFolders,
+    ending: Ending,
+    on_serving: Callable[[str], None],
+    leftovers: Leftovers,
 ) -> None:
     """Serves until a signal, a client's request to end, or idleness; returns with everything closed that closes.
 
@@ -88,6 +120,7 @@ async def serve(
         folders: Held, and cleaned of what an earlier agent left.
         ending: Says when to end, and is asked by clients and by idleness.
         on_serving: Called with the target by which clients reach the agent, once they can.
+        leftovers: Sessions of an earlier agent, to take over.
     """
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
@@ -103,7 +136,7 @@ async def serve(
         return
     inventory = finding.result()
     try:
-        await _serve_accelerators(settings, folders, inventory, executor, stopping, ending, on_serving)
+        await _serve_accelerators(settings, folders, inventory, executor, stopping, ending, on_serving, leftovers)
     finally:
         stopping.cancel()
         await _within_bounds("the accelerators' driver", loop.run_in_executor(executor, inventory.close))
@@ -118,20 +151,30 @@ async def _serve_accelerators(
     stopping: asyncio.Task[Any],
     ending: Ending,
     on_serving: Callable[[str], None],
+    leftovers: Leftovers,
 ) -> None:
+    from nbgpu_agent.adoption import adopt_sessions
+    from nbgpu_agent.journal_store import JournalStore
     from nbgpu_agent.kernels import KernelLauncher
     from nbgpu_agent.sessions import Session
     from nbgpu_agent.user_blobs import UserBlobs
 
+    outlives = settings.adoption_grace_s > 0
+    # First, so that there is no kernel that nobody would end.
+    guardian = Guardian(str(folders.root), settings.adoption_grace_s) if outlives else None
+    writing = ThreadPoolExecutor(1, "journal")
     launcher = KernelLauncher(
         folders.kernels,
         environment_variables=settings.environment_variables,
         spare_kernels=settings.spare_kernels,
         default_python=sys.executable,
         blobs_folder=folders.blobs,
+        journal_bytes=settings.journal_bytes,
+        kernels_outlive_agent=outlives,
+        isolation=settings.isolation,
     )
 
-    blobs = UserBlobs(folders.blobs)
+    blobs = UserBlobs(folders.blobs, isolation=settings.isolation)
     environments = _make_environments(settings, folders, blobs, inventory) if settings.build_environments else None
     if environments is not None:
         await environments.materialiser.check_base()
@@ -145,6 +188,27 @@ async def _serve_accelerators(
             on_change=on_change,
             journal_bytes=settings.journal_bytes,
             measure=sampler.measure,
+            output_bytes=settings.cell_output_bytes,
+            on_executed=lambda execution: accounts.note_execution(session_id, execution),
+            store=JournalStore(folders.sessions / session_id) if outlives else None,
+            executor=writing,
+        )
+
+    def restore(left: LeftSession, lease: Lease, on_change: Callable[[], None]) -> Session:
+        return Session(
+            left.state.id,
+            left.state.request,
+            lease,
+            launcher,
+            on_change=on_change,
+            journal_bytes=settings.journal_bytes,
+            measure=sampler.measure,
+            store=left.store,
+            executor=writing,
+            output_bytes=settings.cell_output_bytes,
+            on_executed=lambda execution: accounts.note_execution(left.state.id, execution),
+            state=left.state,
+            stored=left.stored,
         )
 
     registry = SessionRegistry(
@@ -158,8 +222,16 @@ async def _serve_accelerators(
         registry.held,
         executor,
         interval_s=settings.sampling_interval_s,
-        on_reading=registry.measure_executions,
+        on_reading=lambda: _note_reading(registry, keeper, accounts, sampler),
     )
+    accounts = Accounts(Ledger(folders.root / LEDGER_FILE), registry, settings.prices, settings.grants, sampler.measure)
+    keeper = SessionKeeper(registry, settings.terms, deadlines=accounts.deadlines)
+    host = HostKeeper(registry, settings.host_limits)
+    spending = SpendingKeeper(registry, accounts, grace_s=settings.budget_grace_s)
+    audit = AuditLog(folders.root / AUDIT_FILE, registry.now) if settings.audit else None
+    if audit is not None:
+        registry.observers.append(SessionAudit(audit))
+    await accounts.start()
     node = _describe_node(inventory)
     identity = AgentIdentity(
         node,
@@ -168,16 +240,26 @@ async def _serve_accelerators(
         settings.allow_client_python,
         environments=environments is not None,
         prices=settings.prices,
+        isolated=settings.isolation.is_on,
+        isolation_problem=settings.isolation.problem,
+        isolation_hint=settings.isolation.hint,
     )
+
+    def shut_down(keep_sessions: bool) -> None:
+        ending.ask(keep_sessions=keep_sessions)
+
     users, credentials = _identity(settings)
     server = make_server(
         settings.token,
-        PoolService(identity, registry, sampler, ending.ask),
+        PoolService(identity, registry, sampler, shut_down, keeper),
         registry,
         blobs,
         users=users,
+        accounts=accounts,
         certificates=settings.require_client_certificate,
+        audit=AccessAudit(audit) if audit is not None else None,
     )
+    await adopt_sessions(leftovers, registry, launcher, inventory.accelerators, restore)
     target = bind(server, settings.address, credentials)
     exporter = None
     if settings.metrics_port is not None:
@@ -186,24 +268,38 @@ async def _serve_accelerators(
     await server.start()
     sampler.start()
     background = [
-        asyncio.create_task(_keep_house(registry, settings.idle_shutdown_s, ending), name="housekeeping"),
+        asyncio.create_task(
+            _keep_house(
+                registry, [accounts.look, keeper.look, spending.look, host.look], settings.idle_shutdown_s, ending
+            ),
+            name="housekeeping",
+        ),
         asyncio.create_task(_start_spares(launcher), name="spare kernels"),
     ]
     try:
         on_serving(target)
         await stopping
         logger.info("ending")
+        tell_service_manager("STOPPING=1")
     finally:
-        folders.remove_record()
+        leaving = ending.keeps_sessions and outlives
+        if not leaving:  # else the next agent takes the token from it, with which clients come back
+            folders.remove_record()
         for task in background:
             task.cancel()
         await asyncio.wait(background)
-        await _within_bounds("sessions", registry.close_all("the agent ended"), SESSIONS_TIMEOUT_S)
+        await _within_bounds("host limits", host.close())
+        closing = registry.leave_all() if leaving else registry.close_all("the agent ended")
+        await _within_bounds("sessions", closing, SESSIONS_TIMEOUT_S)
+        await _within_bounds("accounts", accounts.close())
         await _within_bounds("spare kernels", launcher.close(), SPARES_TIMEOUT_S)
         if exporter is not None:
             await _within_bounds("metrics", asyncio.to_thread(exporter.close))
         await _within_bounds("sampling", sampler.close())
         await _within_bounds("serving", server.stop(STOP_GRACE_S), STOP_GRACE_S + _TIMEOUT_S)
+        writing.shutdown(wait=False)
+        if guardian is not None and not leaving:
+            await asyncio.to_thread(guardian.dismiss, timeout_s=_TIMEOUT_S)
         if users is not None:
             users.close()
 
@@ -247,7 +343,23 @@ def _make_environments(
     for leftover in store.remove_leftovers():
         logger.warning("removed what an earlier agent left: %s", leftover)
     materialiser = Materialiser(store, blobs, Uv(os.environ), inventory.driver_version, settings.base_environment)
-    return SessionEnvironments(materialiser, blobs)
+
+    def make_materialiser(owner: str) -> Materialiser | None:
+        os_user = settings.isolation.os_user(owner)
+        if os_user is None:
+            return None
+        own = EnvironmentStore(
+            own_folder(folders.users_environments / (owner or _OWNERS_ENVIRONMENTS), os_user, replace=True),
+            limit_bytes=settings.environments_bytes,
+            os_user=os_user,
+        )
+        uv = Uv(os.environ, os_user)
+        return Materialiser(own, blobs, uv, inventory.driver_version, settings.base_environment)
+
+    for folder in passable(folders.users_environments).iterdir() if settings.isolation.is_on else ():
+        for leftover in EnvironmentStore(folder).remove_leftovers():
+            logger.warning("removed what an earlier agent left: %s", leftover)
+    return SessionEnvironments(materialiser, blobs, make_materialiser)
 
 
 async def _within_bounds(what: str, closing: Awaitable[None], timeout_s: float = _TIMEOUT_S) -> None:
@@ -261,10 +373,23 @@ async def _within_bounds(what: str, closing: Awaitable[None], timeout_s: float =
         logger.error("%s did not end", what, exc_info=error)
 
 
-async def _keep_house(registry: SessionRegistry, idle_shutdown_s: float, ending: Ending) -> None:
+def _note_reading(registry: SessionRegistry, keeper: SessionKeeper, accounts: Accounts, sampler: Sampler) -> None:
+    registry.measure_executions()
+    keeper.note_reading(sampler.latest())
+    accounts.note_reading(sampler.latest())
+
+
+async def _keep_house(
+    registry: SessionRegistry, looks: Sequence[Callable[[], None]], idle_shutdown_s: float, ending: Ending
+) -> None:
     while True:
         await asyncio.sleep(_HOUSEKEEPING_S)
         registry.close_expired()
+        for look in looks:
+            try:
+                look()
+            except Exception:
+                logger.exception("the sessions could not be looked after")
         if idle_shutdown_s and registry.unused_s() >= idle_shutdown_s:
             logger.info("unused for %g s", idle_shutdown_s)
             ending.ask()

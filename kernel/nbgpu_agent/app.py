@@ -14,11 +14,16 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from jupyter_core.application import JupyterApp
 from jupyter_core.paths import jupyter_runtime_dir
-from traitlets import Bool, Dict, Float, Int, List, Unicode
+from traitlets import Bool, Dict, Enum, Float, Int, List, Unicode
 
+from nbgpu_agent.audit import AUDIT_FILE
 from nbgpu_agent.ending import END_WITHIN_S, Ending
 from nbgpu_agent.errors import AgentError, InvalidRequestError
 from nbgpu_agent.folders import AgentFolders, AlreadyRunningError, locked_folder
+from nbgpu_agent.isolation.choosing import Isolation
+from nbgpu_agent.isolation.settings import IsolationSettings
+from nbgpu_agent.json_log import JsonFormatter
+from nbgpu_agent.limits.settings import LimitSettings, size_bytes, span_s
 from nbgpu_agent.listening import ListenAddress, parse_listen_address
 from nbgpu_agent.prices import (
     CURRENCY_VARIABLE,
@@ -28,9 +33,10 @@ from nbgpu_agent.prices import (
     make_price_list,
     parse_prices,
 )
+from nbgpu_agent.service_manager import tell_service_manager
 from nbgpu_agent.tokens import TOKEN_VARIABLE, configured_token, new_token
 from nbgpu_protocol import VERSION
-from nbgpu_protocol.discovery import TLS_SCHEME, AgentRecord, agent_folder, write_record
+from nbgpu_protocol.discovery import TLS_SCHEME, AgentRecord, agent_folder, read_record, write_record
 
 if TYPE_CHECKING:
     from nbgpu_agent.identity.certificates import Identity
@@ -44,9 +50,10 @@ EXIT_FORCED = 4
 
 DEFAULT_LISTEN = "127.0.0.1:7443"
 EMBEDDED_IDLE_SHUTDOWN_S = 600.0
+DEFAULT_ADOPTION_GRACE_S = 600.0
 
 
-class AgentApp(JupyterApp):  # type: ignore[misc,unused-ignore]
+class AgentApp(LimitSettings, IsolationSettings, JupyterApp):  # type: ignore[misc,unused-ignore]
     """The agent as an application."""
 
     name = "nbgpu"  # its configuration is nbgpu_config.py or .json, in Jupyter's configuration folders
@@ -61,7 +68,13 @@ class AgentApp(JupyterApp):  # type: ignore[misc,unused-ignore]
         "listen": "AgentApp.listen",
         "folder": "AgentApp.folder",
         "metrics-port": "AgentApp.metrics_port",
+        "log-format": "AgentApp.log_style",
+        "idle-close": "AgentApp.idle_close",
+        "max-session": "AgentApp.max_session",
+        "session-memory": "AgentApp.session_memory",
+        "session-disk": "AgentApp.session_disk",
         "identity-folder": "AgentApp.identity_folder",
+        "isolation": "AgentApp.isolation",
         "base-environment": "AgentApp.base_environment",
         "config": "JupyterApp.config_file",
         "log-level": "Application.log_level",
@@ -86,9 +99,10 @@ class AgentApp(JupyterApp):  # type: ignore[misc,unused-ignore]
         " agent init` has made a certificate, any address, such as 0.0.0.0:7443. Not embedded.",
     ).tag(config=True)
     embedded = Bool(False, help="Serve one person on this machine; usually set with --embedded.").tag(config=True)
-    folder = Unicode(help="Folder for what the agent needs while it runs; by default in Jupyter's runtime folder.").tag(
-        config=True
-    )
+    folder = Unicode(
+        help="Folder for what the agent needs while it runs; by default in Jupyter's runtime folder, or where users are"
+        " isolated in os_users_folder."
+    ).tag(config=True)
     token_file = Unicode(
         help=f"File with the token, readable by its owner alone. The variable {TOKEN_VARIABLE} comes first; with"
         " neither, a token is made and printed. Not embedded."
@@ -118,6 +132,12 @@ class AgentApp(JupyterApp):  # type: ignore[misc,unused-ignore]
     spare_kernels = Int(1, min=0, max=64, help="Kernels that are started before anybody asks.").tag(config=True)
     journal_bytes = Int(
         256 << 20, min=1 << 20, help="How much of a session's output is kept for clients that were cut off."
+    ).tag(config=True)
+    adoption_grace_s = Float(
+        DEFAULT_ADOPTION_GRACE_S,
+        min=0.0,
+        help="Seconds that sessions go on without an agent, after it was killed or restarted, before they are ended; 0:"
+        " they end with it.",
     ).tag(config=True)
     sampling_interval_s = Float(1.0, min=0.1, max=60.0, help="Seconds between samples of the accelerators.").tag(
         config=True
@@ -156,6 +176,16 @@ class AgentApp(JupyterApp):  # type: ignore[misc,unused-ignore]
         help="Seconds after which a session is closed whose lease was not renewed. By default never.",
     ).tag(config=True)
 
+    audit = Bool(
+        None,
+        allow_none=True,
+        help=f"Whether {AUDIT_FILE} in the agent's folder says who opened, attached and closed what, and when. By"
+        " default unless embedded.",
+    ).tag(config=True)
+    log_style = Enum(("text", "json"), "text", help="How the agent's log is written; `--log-format` for short.").tag(
+        config=True
+    )
+
     def migrate_config(self) -> None:
         """Does nothing: there is no older configuration."""
 
@@ -178,13 +208,24 @@ class AgentApp(JupyterApp):  # type: ignore[misc,unused-ignore]
         _exit_process(0)
 
     def _run(self, folders: AgentFolders) -> None:
+        from nbgpu_agent.adoption import Leftovers, find_sessions
         from nbgpu_agent.agent import serve
         from nbgpu_agent.kernels import reap_leftovers
+        from nbgpu_agent.processes import raise_file_limit
 
-        address, token, generated = self._address_and_token()
-        for leftover in reap_leftovers(folders.kernels):
+        raise_file_limit()
+        address, token, generated = self._address_and_token(read_record(folders.root))
+        isolation = self.find_isolation(folders, self._identity_folder(), tls=address.tls)
+        if not isolation.is_on:
+            folders.close_to_others()
+        if isolation.problem:
+            self.log.warning("%s; hint: %s", isolation.problem, isolation.hint)
+        leftovers = Leftovers([], {})
+        if self.adoption_grace_s > 0:
+            leftovers = find_sessions(folders.sessions, folders.kernels)
+        for leftover in reap_leftovers(folders.kernels, leftovers.folders):
             self.log.warning("removed what an earlier agent left: %s", leftover)
-        folders.clean()
+        folders.clean(for_next=bool(leftovers.sessions))
         try:
             if self.embedded:
                 address = ListenAddress(socket=folders.make_socket_path())
@@ -192,20 +233,24 @@ class AgentApp(JupyterApp):  # type: ignore[misc,unused-ignore]
                 _remove_stale_socket(address.socket)
             asyncio.run(
                 serve(
-                    self._settings(address, token),
+                    self._settings(address, token, isolation),
                     folders,
                     self._ending,
                     lambda target: self._announce(target, token or "", folders, show_token=generated),
+                    leftovers,
                 )
             )
         finally:
             if address.socket is not None:
                 address.socket.unlink(missing_ok=True)
-            for leftover in reap_leftovers(folders.kernels):
+            kept = Leftovers([], {})
+            if self._ending.keeps_sessions and self.adoption_grace_s > 0:
+                kept = find_sessions(folders.sessions, folders.kernels)
+            for leftover in reap_leftovers(folders.kernels, kept.folders):
                 self.log.warning("ended what did not end by itself: %s", leftover)
-            folders.clean()
+            folders.clean(for_next=bool(kept.sessions), keep_record=bool(kept.sessions))
 
-    def _settings(self, address: ListenAddress, token: str | None) -> Any:
+    def _settings(self, address: ListenAddress, token: str | None, isolation: Isolation) -> Any:
         from nbgpu_agent.agent import AgentSettings
 
         idle_shutdown_s: float | None = self.idle_shutdown_s
@@ -222,15 +267,23 @@ class AgentApp(JupyterApp):  # type: ignore[misc,unused-ignore]
             environment_variables=tuple(self.environment_variables),
             spare_kernels=self.spare_kernels,
             journal_bytes=self.journal_bytes,
+            adoption_grace_s=self.adoption_grace_s,
             sampling_interval_s=self.sampling_interval_s,
             lease_duration_s=self.lease_duration_s,
             build_environments=not self.embedded,
             environments_bytes=self.environments_bytes,
             prices=self._prices(),
             metrics_port=self.metrics_port,
+            terms=self.terms(embedded=self.embedded, priced=bool(self._prices().per_hour)),
+            grants=self.grants(),
+            host_limits=self.host_limits(),
+            cell_output_bytes=size_bytes(self.cell_output),
+            budget_grace_s=span_s(self.budget_grace) or 0.0,
+            audit=not self.embedded if self.audit is None else self.audit,
             base_environment=Path(self.base_environment).expanduser().absolute() if self.base_environment else None,
             identity=self._identity() if address.tls else None,
             require_client_certificate=address.tls and self.require_client_certificate,
+            isolation=isolation,
         )
 
     def _prices(self) -> PriceList:
@@ -242,9 +295,13 @@ class AgentApp(JupyterApp):  # type: ignore[misc,unused-ignore]
 
     def _identity(self) -> Identity:
         from nbgpu_agent.identity.certificates import Identity
+
+        return Identity(self._identity_folder())
+
+    def _identity_folder(self) -> Path:
         from nbgpu_agent.identity.folder import identity_folder
 
-        return Identity(identity_folder(self.identity_folder))
+        return identity_folder(self.identity_folder)
 
     def _listen_address(self) -> ListenAddress:
         """Returns where to listen, if not embedded."""
@@ -253,14 +310,17 @@ class AgentApp(JupyterApp):  # type: ignore[misc,unused-ignore]
             raise InvalidRequestError("clients show certificates with TLS only", "add --tls")
         return address
 
-    def _address_and_token(self) -> tuple[ListenAddress, str | None, bool]:
+    def _address_and_token(self, previous: AgentRecord | None) -> tuple[ListenAddress, str | None, bool]:
         """Returns where to listen (of no meaning embedded), the owner's token, and whether it was made just now.
 
         With TLS there are users with tokens of their own, and none for the owner but where one is configured.
+
+        Args:
+            previous: Of the agent that was killed here, with whose token its clients come.
         """
         if self.embedded:
             os.environ.pop(TOKEN_VARIABLE, None)
-            return ListenAddress(), new_token(), True
+            return ListenAddress(), (previous.token if previous is not None else "") or new_token(), True
         address = self._listen_address()
         configured = configured_token(os.environ, self.token_file)
         if address.tls:
@@ -273,8 +333,11 @@ class AgentApp(JupyterApp):  # type: ignore[misc,unused-ignore]
         if self.embedded:
             return agent_folder().absolute()
         # One for each address, so that an agent finds what its predecessor left.
-        address = self._listen_address().target()
-        return Path(jupyter_runtime_dir()).absolute() / f"nbgpu-{re.sub(r'[^A-Za-z0-9]+', '-', address).strip('-')}"
+        address = self._listen_address()
+        name = f"nbgpu-{re.sub(r'[^A-Za-z0-9]+', '-', address.target()).strip('-')}"
+        if self.may_isolate(tls=address.tls):  # root's own folders are closed to others
+            return Path(self.os_users_folder).expanduser().absolute() / name
+        return Path(jupyter_runtime_dir()).absolute() / name
 
     def _announce(self, target: str, token: str, folders: AgentFolders, *, show_token: bool) -> None:
         from nbgpu_agent.agent import package_version
@@ -287,6 +350,7 @@ class AgentApp(JupyterApp):  # type: ignore[misc,unused-ignore]
             pin = f" NBGPU_AGENT_PIN={self._identity().pin()}" if target.startswith(TLS_SCHEME) else ""
             print(f"export NBGPU_AGENT_ADDRESS={target}{pin}{secret}", flush=True)
         self.log.info("serving on %s", target)
+        tell_service_manager("READY=1")
 
     def _end_by_force(self) -> None:
         """Ends all kernels and then the process, whatever its other threads are stuck in."""
@@ -302,6 +366,9 @@ class AgentApp(JupyterApp):  # type: ignore[misc,unused-ignore]
 
     def _set_up_logging(self) -> None:
         """Sends what the agent's modules log where the application's own log goes."""
+        if self.log_style == "json":
+            for handler in self.log.handlers:
+                handler.setFormatter(JsonFormatter())
         logger = logging.getLogger("nbgpu_agent")
         logger.setLevel(self.log.level)
         logger.handlers = list(self.log.handlers)

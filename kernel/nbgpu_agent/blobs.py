@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import builtins
 import contextlib
 import errno
 import os
 import queue
 import secrets
 import shutil
+import stat
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,12 +17,15 @@ from pathlib import Path
 from typing import BinaryIO
 
 from nbgpu_agent.errors import DigestMismatchError, DiskFullError, InvalidRequestError, NoSuchBlobError
+from nbgpu_agent.isolation.os_user import OsUser, acting, own_folder
 from nbgpu_protocol import blobs as protocol
 
 DEFAULT_LIMIT_BYTES = 64 << 30
 _PARTIAL_SUFFIX = ".partial"
 _CHUNKS_AHEAD = 8
 """Received and not yet written; of one content."""
+_NO_BLOB = frozenset({errno.ELOOP, errno.EACCES, errno.ENXIO})
+"""Numbers of the errors of what a kernel has put in the place of a blob."""
 NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 """Numbers of the errors of a full disk."""
 
@@ -36,11 +39,14 @@ class BlobStore:
     Args:
         folder: The store's alone; made when it is needed.
         limit_bytes: Of all blobs. One that is larger is kept until the next comes.
+        os_user: Whose it is, and with whose rights all is done in it: kernels of theirs put files there as well. None:
+            the agent's.
     """
 
-    def __init__(self, folder: Path, *, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> None:
+    def __init__(self, folder: Path, *, limit_bytes: int = DEFAULT_LIMIT_BYTES, os_user: OsUser | None = None) -> None:
         self._folder = folder
         self._limit_bytes = limit_bytes
+        self._os_user = os_user
         self._room_bytes = 0
         """How much can come before all blobs are looked at, which takes long where they are many."""
 
@@ -67,7 +73,9 @@ class BlobStore:
         content_hash = protocol.hash_for(digest)
         await asyncio.to_thread(self._make_folder)
         try:
-            with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb", 0) as file:
+            with acting(self._os_user):
+                descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "wb", 0) as file:
 
                 def take(chunk: bytes) -> None:
                     content_hash.update(chunk)
@@ -80,14 +88,14 @@ class BlobStore:
                 raise DigestMismatchError(
                     f"the content has the digest {content_hash.hexdigest()}, {digest} was announced"
                 )
-            os.replace(partial, path)
+            with acting(self._os_user):
+                os.replace(partial, path)
         except OSError as error:
             if error.errno in NO_SPACE:
                 raise DiskFullError("no space is left on the node for what is sent") from error
             raise
         finally:
-            with contextlib.suppress(FileNotFoundError):
-                partial.unlink()
+            self._unlink(partial)
         await asyncio.to_thread(self._evict, path)
 
     async def get(self, digest: str) -> AsyncIterator[bytes]:
@@ -100,7 +108,7 @@ class BlobStore:
         is_lent = protocol.LENT.fullmatch(digest) is not None
         path = self._folder / digest.replace(":", "-") if is_lent else self._path(digest)
         try:
-            file = await asyncio.to_thread(builtins.open, path, "rb", 0)
+            file = await asyncio.to_thread(self._open, path)
         except FileNotFoundError:
             raise NoSuchBlobError(f"there is no blob {digest} here", "put it first") from None
         with file:
@@ -114,7 +122,7 @@ class BlobStore:
             finally:
                 await asyncio.wait([reading])
         if is_lent:
-            await asyncio.to_thread(path.unlink, missing_ok=True)
+            await asyncio.to_thread(self._unlink, path)
 
     def path_of(self, digest: str) -> Path:
         """Returns the file of a blob, which is there if the blob is; it counts as used.
@@ -136,9 +144,22 @@ class BlobStore:
             NoSuchBlobError: It is not here.
         """
         try:
-            return builtins.open(self.path_of(digest), "rb", buffering=0)
+            return self._open(self.path_of(digest))
         except FileNotFoundError:
             raise NoSuchBlobError(f"there is no blob {digest} here", "put it first") from None
+
+    def _open(self, path: Path) -> BinaryIO:
+        try:
+            with acting(self._os_user):
+                descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError as error:
+            if error.errno in _NO_BLOB:
+                raise FileNotFoundError(path) from None
+            raise
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise FileNotFoundError(path)
+        return os.fdopen(descriptor, "rb", buffering=0)
 
     def size_bytes(self) -> int:
         """Returns how much is stored."""
@@ -153,29 +174,35 @@ class BlobStore:
             raise InvalidRequestError(f"{digest[:100]!r} is not a digest, such as `sha256:` and 64 hexadecimal digits")
         return self._folder / digest.replace(":", "-")
 
+    def _unlink(self, path: Path) -> None:
+        with acting(self._os_user):
+            path.unlink(missing_ok=True)
+
     def _touch(self, path: Path) -> bool:
         try:
-            os.utime(path)
+            with acting(self._os_user):
+                os.utime(path)
         except FileNotFoundError:
             return False
         return True
 
     def _make_folder(self) -> None:
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        own_folder(self._folder, self._os_user, replace=True)
 
     def _stored(self) -> list[tuple[int, int, Path]]:
         """Returns time of last use, size and path of every blob."""
         found = []
-        for entry in os.scandir(self._folder) if self._folder.is_dir() else ():
-            if entry.name.endswith(_PARTIAL_SUFFIX):
-                continue
-            with contextlib.suppress(FileNotFoundError):
-                status = entry.stat()
-                found.append((status.st_mtime_ns, status.st_size, Path(entry.path)))
+        with acting(self._os_user):
+            for entry in os.scandir(self._folder) if self._folder.is_dir() else ():
+                if entry.name.endswith(_PARTIAL_SUFFIX):
+                    continue
+                with contextlib.suppress(FileNotFoundError):
+                    status = entry.stat()
+                    found.append((status.st_mtime_ns, status.st_size, Path(entry.path)))
         return found
 
     def _evict(self, newest: Path) -> None:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError), acting(self._os_user):
             self._room_bytes -= newest.stat().st_size
         if self._room_bytes >= 0:
             return
@@ -187,7 +214,7 @@ class BlobStore:
             if excess <= 0:
                 return
             if path != newest:
-                path.unlink(missing_ok=True)
+                self._unlink(path)
                 excess -= size
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 END_WITHIN_S = 25.0
 """How long the end may take before it is forced: less than the next agent in the same folder waits."""
-_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
+_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 
 
 class Ending:
@@ -28,6 +28,8 @@ class Ending:
 
     def __init__(self, force: Callable[[], None], within_s: float = END_WITHIN_S) -> None:
         self.asked = threading.Event()
+        self.keeps_sessions = False
+        """Whether sessions are left to the next agent."""
         self._force = force
         self._within_s = within_s
         self._lock = threading.Lock()
@@ -36,7 +38,10 @@ class Ending:
         os.set_blocking(self._writer, False)
 
     def install(self) -> None:
-        """Takes SIGTERM and SIGINT from now on, and for good. On the main thread only."""
+        """Takes SIGTERM, SIGINT and SIGHUP from now on, and for good. On the main thread only.
+
+        SIGHUP leaves the sessions to the next agent.
+        """
         threading.Thread(target=self._watch, name="ending", daemon=True).start()
         signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
         for number in _SIGNALS:
@@ -44,9 +49,13 @@ class Ending:
         # Whoever started this process may have had them blocked, which is inherited, and outlasts an exec.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
-    def ask(self) -> None:
-        """Asks the process to end, as a signal does. Returns at once."""
-        os.write(self._writer, bytes([signal.SIGTERM]))
+    def ask(self, *, keep_sessions: bool = False) -> None:
+        """Asks the process to end, as a signal does. Returns at once.
+
+        Args:
+            keep_sessions: Leave the sessions to the next agent, unless the end was asked for already.
+        """
+        os.write(self._writer, bytes([signal.SIGHUP if keep_sessions else signal.SIGTERM]))
 
     def call_when_asked(self, callback: Callable[[], object]) -> None:
         """Has the callback called once, on another thread or, where the end was asked for already, on this one."""
@@ -57,9 +66,10 @@ class Ending:
         callback()
 
     def _watch(self) -> None:
-        while not _SIGNALS & set(os.read(self._reader, 64)):
+        while not (received := _SIGNALS & set(os.read(self._reader, 64))):
             pass
         with self._lock:
+            self.keeps_sessions = received == {signal.SIGHUP}
             self.asked.set()
         for callback in self._callbacks:
             with contextlib.suppress(RuntimeError):  # of an event loop that has ended meanwhile

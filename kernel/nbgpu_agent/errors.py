@@ -48,6 +48,12 @@ class BusyError(AgentError):
     reason = pool_pb2.BUSY
 
 
+class LimitReachedError(AgentError):
+    """Raised when a user asks for more than the pool's owner, or their own budget, allows."""
+
+    reason = pool_pb2.LIMIT_REACHED
+
+
 class NoSuchSessionError(AgentError):
     """Raised when a session is closed already, or is another agent's."""
 

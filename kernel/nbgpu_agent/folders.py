@@ -16,14 +16,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nbgpu_agent.errors import AgentError, InvalidRequestError
+from nbgpu_agent.guardian import TOKEN_FILE
 from nbgpu_agent.listening import MAX_SOCKET_PATH_BYTES
+from nbgpu_agent.processes import start_time
 from nbgpu_agent.user_blobs import USERS_FOLDER
 from nbgpu_protocol import blobs
 from nbgpu_protocol.discovery import AGENT_FILE, RUN_LOCK_FILE, read_record
 
 SOCKET_FILE = "agent.sock"
 KERNELS_FOLDER = "kernels"
+SESSIONS_FOLDER = "sessions"
 ENVIRONMENTS_FOLDER = "environments"
+USERS_ENVIRONMENTS_FOLDER = "environments-of-users"
+"""In it a store for each user who is a user of the operating system as well."""
 SOCKET_FOLDER_FILE = "socket-folder"
 """Holds the path of the folder of the socket, where the socket's path would be too long in the agent's own folder."""
 _SOCKET_FOLDER_PREFIX = "nbgpu-agent-"
@@ -52,15 +57,31 @@ class AgentFolders:
         return self.root / blobs.FOLDER
 
     @property
+    def sessions(self) -> Path:
+        """What is kept of sessions for the next agent, each in a folder of its id."""
+        return self.root / SESSIONS_FOLDER
+
+    @property
     def environments(self) -> Path:
         """Outlives the agent: the next one finds what is built."""
         return self.root / ENVIRONMENTS_FOLDER
+
+    @property
+    def users_environments(self) -> Path:
+        return self.root / USERS_ENVIRONMENTS_FOLDER
+
+    @property
+    def passed_by_users(self) -> tuple[Path, ...]:
+        """Those in which there are folders of other users of the operating system, where there are such users."""
+        return (self.kernels, self.root / USERS_FOLDER, self.users_environments)
 
     def make_socket_path(self) -> Path:
         """Returns where the embedded agent's socket goes, in a short folder of its own if it must be."""
         path = self.root / SOCKET_FILE
         if len(str(path).encode()) <= MAX_SOCKET_PATH_BYTES:
             return path
+        if (previous := self._previous_socket()) is not None:  # where clients look for it
+            return previous
         folder = Path(tempfile.gettempdir()) / f"{_SOCKET_FOLDER_PREFIX}{secrets.token_hex(8)}"
         path = folder / SOCKET_FILE
         if len(str(path).encode()) > MAX_SOCKET_PATH_BYTES:
@@ -72,19 +93,47 @@ class AgentFolders:
         folder.mkdir(mode=0o700)
         return path
 
+    def _previous_socket(self) -> Path | None:
+        """Returns where a killed agent's socket was, if its folder is there still."""
+        try:
+            folder = Path((self.root / SOCKET_FOLDER_FILE).read_text())
+            status = folder.lstat()
+        except OSError:
+            return None
+        own = folder.name.startswith(_SOCKET_FOLDER_PREFIX) and status.st_uid == os.getuid()
+        if not own or status.st_mode != stat.S_IFDIR | 0o700:
+            return None
+        (folder / SOCKET_FILE).unlink(missing_ok=True)
+        return folder / SOCKET_FILE
+
+    def close_to_others(self) -> None:
+        """Lets nobody else pass through the folder."""
+        self.root.chmod(0o700)
+
     def remove_record(self) -> None:
         """Makes clients look for another agent, of which the next waits until this one has ended."""
         (self.root / AGENT_FILE).unlink(missing_ok=True)
 
-    def clean(self) -> None:
-        """Removes the record, the socket and what was stored. Kernels must have ended; locks and logs stay."""
-        self.remove_record()
+    def clean(self, *, for_next: bool = False, keep_record: bool = False) -> None:
+        """Removes the record, the socket and what was stored. Kernels must have ended; locks and logs stay.
+
+        Args:
+            for_next: Leave what the next agent needs to take over sessions.
+            keep_record: Leave the record, by which clients of an embedded agent come back to the next one.
+        """
+        if not keep_record:
+            self.remove_record()
         for temporary in self.root.glob(f"{AGENT_FILE}.*"):
             temporary.unlink(missing_ok=True)
         (self.root / SOCKET_FILE).unlink(missing_ok=True)
+        if for_next:
+            return
         _remove_socket_folder(self.root / SOCKET_FOLDER_FILE)
-        for folder in (self.kernels, self.blobs, self.root / USERS_FOLDER):
+        (self.root / TOKEN_FILE).unlink(missing_ok=True)
+        for folder in (self.kernels, self.blobs, self.sessions, self.root / USERS_FOLDER):
             shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):  # there are environments in it, which stay
+            self.users_environments.rmdir()
 
 
 @contextlib.contextmanager
@@ -99,7 +148,8 @@ def locked_folder(root: Path, asked_to_end: threading.Event) -> Iterator[AgentFo
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         if root.stat().st_uid != os.getuid():
             raise InvalidRequestError(f"the folder {root} belongs to another user", "choose another with --folder")
-        root.chmod(0o700)
+        # Others may have passed through it to what is theirs, as `isolation` lets them, and sessions that run still do.
+        root.chmod(stat.S_IMODE(root.stat().st_mode) & 0o711 | 0o700)
         lock = os.open(root / RUN_LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise InvalidRequestError(f"the folder {root} cannot be used: {error.strerror}") from error
@@ -117,7 +167,7 @@ def _lock(lock: int, root: Path, asked_to_end: threading.Event) -> None:
             return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             record = read_record(root)
-            if record is not None:
+            if record is not None and start_time(record.pid) is not None:
                 raise AlreadyRunningError(
                     f"an agent runs in {root} already, with process id {record.pid}",
                     f"use that one, end it first by `kill {record.pid}`, or give this one another folder by --folder",

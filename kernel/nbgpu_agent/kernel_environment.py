@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from nbgpu_agent.isolation.os_user import OsUser
 from nbgpu_agent.model import Lease
 
 ALLOWED_NAMES = frozenset(
@@ -16,20 +17,27 @@ ALLOWED_NAMES = frozenset(
     }
 )  # fmt: skip
 ALLOWED_PREFIXES = ("LC_", "XDG_")
+_OF_THE_AGENTS_USER = ("IPYTHONDIR", "XDG_")
 
 
-def base_variables(agent_variables: Mapping[str, str], additional_names: Iterable[str], python: Path) -> dict[str, str]:
+def base_variables(
+    agent_variables: Mapping[str, str], additional_names: Iterable[str], python: Path, os_user: OsUser | None = None
+) -> dict[str, str]:
     """Returns what every kernel of the interpreter gets.
 
     Args:
         agent_variables: What the agent itself was started with.
         additional_names: Passed on as well, if they are set.
         python: The kernel's interpreter, as it was asked for: the link in a virtual environment, not what it links to.
+        os_user: As whom it runs; None: as the agent.
     """
     allowed = ALLOWED_NAMES | set(additional_names)
     variables = {
         name: value for name, value in agent_variables.items() if name in allowed or name.startswith(ALLOWED_PREFIXES)
     }
+    if os_user is not None:
+        variables = {name: value for name, value in variables.items() if not name.startswith(_OF_THE_AGENTS_USER)}
+        variables |= os_user.variables()
     folder = python.parent
     path = variables.get("PATH") or os.defpath
     variables["PATH"] = path if path.split(os.pathsep)[0] == str(folder) else f"{folder}{os.pathsep}{path}"

@@ -16,19 +16,25 @@ import secrets
 import shutil
 import signal
 import subprocess
-import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 import zmq
 
-from nbgpu_agent.channels import MAX_SOCKET_PATH_BYTES, Channel, KernelChannels, connection_info, message_parts
+from nbgpu_agent.channels import Channel, KernelChannels, message_parts
 from nbgpu_agent.errors import KernelDiedError, KernelFailedError
+from nbgpu_agent.isolation.choosing import Isolation
+from nbgpu_agent.isolation.os_user import OsUser, acting, own_folder, passable
+from nbgpu_agent.journal import DEFAULT_LIMIT_BYTES
 from nbgpu_agent.kernel_environment import base_variables
+from nbgpu_agent.kernel_folders import RECORD_FILE, SHORT_FOLDER_PREFIX, KernelFolders
+from nbgpu_agent.kernel_processes import Acknowledgement, AdoptedProcess, KernelProcess
 from nbgpu_agent.model import KernelExit
+from nbgpu_agent.outbox_files import read_outbox_files
 from nbgpu_agent.processes import (
     MARKER_VARIABLE,
     ProcessTable,
@@ -49,6 +55,8 @@ from nbgpu_agent.stacks import (
 )
 from nbgpu_agent.user_blobs import folder_of
 
+T = TypeVar("T")
+
 START_TIMEOUT_S = 60.0
 STDERR_TAIL_BYTES = 4096
 MAX_LOG_BYTES = 4 << 20
@@ -56,10 +64,10 @@ MAX_LOG_BYTES = 4 << 20
 _LOG_TRIM_INTERVAL_S = 5.0
 _TERMINATION_GRACE_S = 0.3
 _MAX_FAILED_SPARES = 3
-_RECORD_FILE = "kernel.json"
-_SHORT_FOLDER_PREFIX = "nbgpu-"
-# Below the folder for temporary files people make sockets of their own: multiprocessing takes 33 characters.
-_MAX_TEMPORARY_PATH_BYTES = MAX_SOCKET_PATH_BYTES - 47
+_MAX_SOCKETS = 1 << 16
+"""zmq's own 1023 are those of 170 kernels."""
+_FIRST_RESEND_S, _LAST_RESEND_S = 0.2, 5.0
+_LISTENS_POLL_S = 0.01
 _KERNEL_ARGUMENTS = (
     "--HistoryManager.enabled=False",
     "--HistoryManager.hist_file=:memory:",
@@ -76,65 +84,81 @@ class Kernel:
         id: Marks its processes, see `processes`.
         channels: To exchange messages with it.
         python_version: Of its language, once it is ready.
-        ended: Done when the process has ended; the result is its exit code, negative for a signal.
+        ended_because: Why we ended it, if its person did not ask for that: "at its memory limit of 64 GB".
+        ended: Done when the process has ended; the result is its exit code, negative for a signal, None where it is not
+            known, as of one that an earlier agent started.
+
+    Args:
+        os_user: As whom it runs; None: as the agent.
+        adopted: The process, if it is one that an earlier agent started.
+        runtime_folder: Of that one: where its sockets are.
     """
 
     def __init__(
-        self, kernel_id: str, folder: Path, python: str, variables: Mapping[str, str], launcher: KernelLauncher
+        self,
+        kernel_id: str,
+        folder: Path,
+        python: str,
+        variables: Mapping[str, str],
+        launcher: KernelLauncher,
+        *,
+        os_user: OsUser | None = None,
+        adopted: AdoptedProcess | None = None,
+        runtime_folder: Path | None = None,
     ) -> None:
         self.id = kernel_id
+        self.os_user = os_user
         self.python = python
         self.python_version = ""
         self.ending_asked_for = False
-        self._folder = folder
+        self.ended_because = ""
+        self._folders = KernelFolders(kernel_id, folder, os_user, runtime_folder=runtime_folder)
         self._launcher = launcher
         self._loop = asyncio.get_running_loop()
         self._stacks_lock = asyncio.Lock()
-        self.ended: asyncio.Future[int] = self._loop.create_future()
-        self._runtime_folder = folder
-        if len(os.fsencode(folder / "tmp")) > _MAX_TEMPORARY_PATH_BYTES:
-            self._runtime_folder = Path(tempfile.gettempdir()) / f"{_SHORT_FOLDER_PREFIX}{kernel_id}"
-        self._log_path = folder / "log"
-        self._stacks_path = folder / "stacks"
-        self._whereabouts = folder / "whereabouts"
-        socket_prefix = self._runtime_folder / "k"
-        folder.mkdir(mode=0o700)
+        self.ended: asyncio.Future[int | None] = self._loop.create_future()
+        self._log_path = self._folders.log
+        if adopted is None:
+            self._folders.make_first()
+        self.acknowledgement = Acknowledgement(folder)
         try:
-            self._process = self._start_process(variables, socket_prefix)
+            self._process: KernelProcess = adopted or self._start_process(variables)
             threading.Thread(target=self._wait, name=f"kernel-{kernel_id}", daemon=True).start()
-            self._write_record(self._process.pid)
-            self.channels = KernelChannels(launcher.context, socket_prefix, f"nbgpu-{kernel_id}".encode())
+            if adopted is None:
+                self._write_record(self._process.pid)
+            self.channels = KernelChannels(launcher.context, self._folders.socket_prefix, f"nbgpu-{kernel_id}".encode())
+            if os_user is None or (adopted is not None and self._folders.sealed):
+                self.channels.connect()  # else once nobody can put another's sockets there
         except BaseException:
             end_processes_now([kernel_id])
-            self._remove_folders()
+            self.acknowledgement.close()
+            self._folders.remove()
             raise
 
-    def _start_process(self, variables: Mapping[str, str], socket_prefix: Path) -> subprocess.Popen[bytes]:
+    def _start_process(self, variables: Mapping[str, str]) -> subprocess.Popen[bytes]:
         # Written down before it is made, so that the next agent finds it whenever this one is killed.
         self._write_record(None)
-        if self._runtime_folder != self._folder:
-            self._runtime_folder.mkdir(mode=0o700)
-        temporary = self._runtime_folder / "tmp"
-        temporary.mkdir()
-        self._whereabouts.mkdir(mode=0o700)
-        connection_path = self._folder / "connection.json"
-        connection_path.write_text(json.dumps(connection_info(socket_prefix)))
+        folders = self._folders
+        folders.make()
         own_variables = {
             "JPY_PARENT_PID": str(os.getpid()),
-            "NBGPU_STACKS_FILE": str(self._stacks_path),
-            "NBGPU_WHEREABOUTS_FOLDER": str(self._whereabouts),
-            "TMPDIR": str(temporary),
+            "NBGPU_OUTBOX_FOLDER": str(folders.own),
+            "NBGPU_OUTBOX_BYTES": str(self._launcher.journal_bytes),
+            "NBGPU_STACKS_FILE": str(folders.stacks),
+            "NBGPU_WHEREABOUTS_FOLDER": str(folders.whereabouts),
+            "TMPDIR": str(folders.temporary),
             MARKER_VARIABLE: self.id,
         }
         with open(self._log_path, "ab") as log:
             return subprocess.Popen(
-                [self.python, str(_KERNEL_SCRIPT), "-f", str(connection_path), *_KERNEL_ARGUMENTS],
+                [self.python, str(_KERNEL_SCRIPT), "-f", str(folders.connection), *_KERNEL_ARGUMENTS],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                cwd=temporary,
+                cwd=folders.temporary,
                 env={**variables, **own_variables},
                 start_new_session=True,
+                **(self.os_user.process_arguments() if self.os_user is not None else {}),
             )
 
     @property
@@ -147,7 +171,12 @@ class Kernel:
 
     def processes(self) -> list[psutil.Process]:
         """Returns its process, if it lives, and all that came from it."""
-        return self._launcher.process_table.processes(self.id, self.pid)
+        return self._launcher.process_table.processes(self.id, self.pid, self.uid)
+
+    @property
+    def uid(self) -> int | None:
+        """Of its user; None: the agent's."""
+        return self.os_user.uid if self.os_user is not None else None
 
     def interrupt(self) -> None:
         """Sends SIGINT to the kernel and its process group: children of the cell are meant as well."""
@@ -171,29 +200,47 @@ class Kernel:
         async with self._stacks_lock:
             if not self.alive:
                 raise KernelDiedError("the kernel has ended, so it has no stacks")
-            ranks, known = await asyncio.to_thread(read_groups, self._whereabouts, self.id)
-            own = StackSource(self.pid, self._stacks_path, send_request=self._request_stacks)
-            processes = await take_stacks([own, *ranks])
+            whereabouts = self._folders.whereabouts
+            ranks, known = await asyncio.to_thread(self._acting, read_groups, whereabouts, self.id, self.uid)
+            own = StackSource(self.pid, self._folders.stacks, send_request=self._request_stacks)
+            processes = await take_stacks([own, *ranks], os_user=self.os_user)
             if not processes[0].dump:
                 raise KernelDiedError(
                     f"the kernel did not show its stacks within {ANSWER_WITHIN_S:g} s",
                     "`%gpu logs` shows what it wrote",
                 )
-            cells = await asyncio.to_thread(read_cells, self._whereabouts, known, [each.dump for each in processes])
+            dumps = [each.dump for each in processes]
+            cells = await asyncio.to_thread(self._acting, read_cells, whereabouts, known, dumps)
             return Stacks(tuple(processes), cells)
+
+    def _acting(self, function: Callable[..., T], *arguments: Any) -> T:
+        with acting(self.os_user):
+            return function(*arguments)
 
     def _request_stacks(self) -> None:
         self.channels.send(Channel.CONTROL, message_parts(STACKS_REQUEST, {}))
 
     def log_tail(self, max_bytes: int = 0) -> str:
         """Returns the end of what the process wrote to its own stdout and stderr; 0: all that is kept."""
+        limit_bytes = 2 * MAX_LOG_BYTES  # which what is written until it is trimmed may be far beyond
+        wanted_bytes = min(max_bytes or limit_bytes, limit_bytes)
         try:
             with open(self._log_path, "rb") as file:
-                if max_bytes:
-                    file.seek(max(0, _size(self._log_path) - max_bytes))
-                return file.read().decode(errors="replace")
+                size_bytes = os.fstat(file.fileno()).st_size
+                file.seek(max(0, size_bytes - wanted_bytes))
+                return file.read(wanted_bytes).decode(errors="replace")
         except FileNotFoundError:
             return ""
+
+    def append_to_log(self, text: str) -> None:
+        """Adds to its log what did not go to the notebook. What cannot be written is lost."""
+        with contextlib.suppress(OSError), open(self._log_path, "a", errors="replace") as log:
+            log.write(text)
+
+    @property
+    def temporary_folder(self) -> Path:
+        """Where its processes have their temporary files."""
+        return self._folders.temporary
 
     def trim_log(self) -> None:
         """Cuts the log back where it is too long. What is written meanwhile may be lost; what follows is appended."""
@@ -209,10 +256,11 @@ class Kernel:
         """Returns how it ended, once it has."""
         code = self.ended.result()
         return KernelExit(
-            exit_code=code if code >= 0 else None,
-            signal=-code if code < 0 else None,
+            exit_code=code if code is not None and code >= 0 else None,
+            signal=-code if code is not None and code < 0 else None,
             stderr_tail=self.log_tail(STDERR_TAIL_BYTES).strip(),
             asked_for=self.ending_asked_for,
+            ended_because=self.ended_because,
         )
 
     async def wait_ready(self, timeout_s: float = START_TIMEOUT_S) -> None:
@@ -233,6 +281,8 @@ class Kernel:
 
         self.channels.on_message = on_message
         deadline = self._loop.time() + timeout_s
+        if self.os_user is not None:
+            await self._connect_sealed(deadline, timeout_s)
         # What the kernel publishes before the subscription arrives is lost, so it is asked until both have come.
         while not both.done():
             self.channels.send(Channel.SHELL, message_parts("kernel_info_request", {}))
@@ -244,6 +294,17 @@ class Kernel:
             if self._loop.time() > deadline:
                 raise self._failed(f"the kernel of {self.python} did not answer within {timeout_s:g} s")
 
+    async def _connect_sealed(self, deadline: float, timeout_s: float) -> None:
+        while not self._folders.listens:
+            await asyncio.wait({self.ended}, timeout=_LISTENS_POLL_S)
+            if self.ended.done():
+                raise self._failed(f"the kernel of {self.python} ended while it started")
+            if self._loop.time() > deadline:
+                raise self._failed(f"the kernel of {self.python} did not listen within {timeout_s:g} s")
+        if wrong := self._folders.seal_sockets():
+            raise self._failed(f"the kernel of {self.python} is not talked to: {wrong}")
+        self.channels.connect()
+
     async def assign(self, variables: Mapping[str, str], working_folder: Path, blobs_folder: Path | None) -> None:
         """Makes it a session's, with these environment variables, in this folder, and with its user's blobs.
 
@@ -252,7 +313,11 @@ class Kernel:
         """
         replied: asyncio.Future[dict[str, Any]] = self._loop.create_future()
         idle = self._loop.create_future()
-        content = {"environment_variables": dict(variables), "working_folder": str(working_folder)}
+        content: dict[str, Any] = {
+            "environment_variables": dict(variables),
+            "working_folder": str(working_folder),
+            "outlives_agent": self._launcher.kernels_outlive_agent,
+        }
         if blobs_folder is not None:
             content["blobs_folder"] = str(blobs_folder)
         parts = message_parts("nbgpu_assign_request", content)
@@ -280,6 +345,29 @@ class Kernel:
                 await both
         if reply["status"] != "ok":
             raise self._failed(f"the kernel refused its session: {reply['ename']}: {reply['evalue']}")
+        self.channels.in_order = True
+
+    async def resend(self, on_missing: Callable[[int], None]) -> None:
+        """Has the kernel send again what it has said after `channels.number`; returns once that came, or it ended.
+
+        A kernel of which other code holds the GIL answers when that lets go.
+
+        Args:
+            on_missing: As `KernelChannels.expect_resent`.
+        """
+        self.channels.in_order = True
+        timeout_s = _FIRST_RESEND_S
+        while self.alive:
+            request_id = secrets.token_hex(8)
+            resent = self.channels.expect_resent(request_id, on_missing)
+            content = {"after": self.channels.number, "request_id": request_id}
+            self.channels.send(Channel.CONTROL, message_parts("nbgpu_resend_request", content))
+            # What is sent before the subscription arrives is lost, so it is asked for until it comes.
+            either: set[asyncio.Future[Any]] = {resent, self.ended}
+            await asyncio.wait(either, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+            if resent.done():
+                return
+            timeout_s = min(timeout_s * 2, _LAST_RESEND_S)
 
     async def end(self, *, grace_s: float = _TERMINATION_GRACE_S) -> None:
         """Ends it with all that came from it, closes its sockets and removes its folders. Idempotent.
@@ -287,9 +375,24 @@ class Kernel:
         Ends also what it left when it has ended on its own.
         """
         await self.end_processes(grace_s=grace_s)
+        self.leave()
+        self._folders.remove()
+
+    def left_behind(self) -> list[tuple[Channel, list[bytes]]]:
+        """Returns what it wrote down while it had no agent, and could not say before it ended."""
+        found = []
+        with acting(self.os_user):
+            for number, channel, parts in read_outbox_files(self._folders.own, 2 * self._launcher.journal_bytes):
+                if number > self.channels.number:
+                    self.channels.number = number
+                    found.append((channel, parts))
+        return found
+
+    def leave(self) -> None:
+        """Closes the sockets, and leaves the kernel to the next agent. Idempotent."""
         self.channels.close()
+        self.acknowledgement.close()
         self._launcher.forget(self)
-        self._remove_folders()
 
     async def end_processes(self, *, grace_s: float = _TERMINATION_GRACE_S) -> None:
         """Ends its processes, and waits until its own has ended.
@@ -304,27 +407,25 @@ class Kernel:
             if self.alive:
                 signal_process(self.pid, signal.SIGKILL)
         await asyncio.wait({self.ended}, timeout=5.0)
-        await end_processes([self.id], grace_s=grace_s)
-
-    def _remove_folders(self) -> None:
-        for folder in {self._folder, self._runtime_folder}:
-            shutil.rmtree(folder, ignore_errors=True)
+        # What keeps shared memory tidy (multiprocessing's resource tracker) ends by itself now that its owner is gone.
+        await end_processes([self.id], grace_s=max(grace_s, _TERMINATION_GRACE_S))
 
     def _wait(self) -> None:
         code = self._process.wait()
         with contextlib.suppress(RuntimeError):  # the loop is closed
-            self._loop.call_soon_threadsafe(self.ended.set_result, code)
+            self._loop.call_soon_threadsafe(lambda: None if self.ended.done() else self.ended.set_result(code))
 
     def _write_record(self, pid: int | None) -> None:
         record = {
             "id": self.id,
             "pid": pid,
             "start_time": start_time(pid) if pid is not None else None,
-            "runtime_folder": str(self._runtime_folder),
+            "runtime_folder": str(self._folders.runtime),
+            "user": [self.os_user.uid, self.os_user.gid] if self.os_user is not None else None,
         }
-        new = self._folder / f"{_RECORD_FILE}.new"
+        new = self._folders.record.with_name(f"{RECORD_FILE}.new")
         new.write_text(json.dumps(record))
-        new.replace(self._folder / _RECORD_FILE)  # whole or not at all, for whoever comes after a kill
+        new.replace(self._folders.record)  # whole or not at all, for whoever comes after a kill
 
     def _failed(self, message: str) -> KernelFailedError:
         tail = self.log_tail(STDERR_TAIL_BYTES).strip()
@@ -344,6 +445,9 @@ class KernelLauncher:
         default_python: Interpreter of kernels that none is asked for.
         blobs_folder: The owner's store, from which kernels take large values and to which they put them; those of
             other users have a store beside it.
+        journal_bytes: How much of what it says a kernel keeps while there is no agent.
+        kernels_outlive_agent: Whether a session's kernel waits for the next agent when this one is killed.
+        isolation: As whom kernels run.
     """
 
     def __init__(
@@ -354,13 +458,21 @@ class KernelLauncher:
         spare_kernels: int,
         default_python: str,
         blobs_folder: Path | None = None,
+        journal_bytes: int = DEFAULT_LIMIT_BYTES,
+        kernels_outlive_agent: bool = False,
+        isolation: Isolation | None = None,
     ) -> None:
+        self.isolation = isolation or Isolation()
         self.blobs_folder = blobs_folder
+        self.journal_bytes = journal_bytes
+        self.kernels_outlive_agent = kernels_outlive_agent
         self.context: zmq.Context[Any] = zmq.Context(io_threads=1)
+        self.context.set(zmq.MAX_SOCKETS, _MAX_SOCKETS)
         self.process_table = ProcessTable()
         self._folder = folder
         self._environment_variables = tuple(environment_variables)
-        self._spare_kernels = spare_kernels
+        # One that runs before it is known whose it will be cannot be somebody else's any more.
+        self._spare_kernels = 0 if self.isolation.is_on else spare_kernels
         self._default_python = default_python
         self._kernels: dict[str, Kernel] = {}
         self._spares: collections.deque[Kernel] = collections.deque()
@@ -405,9 +517,13 @@ class KernelLauncher:
 
         Raises:
             KernelFailedError: It does not start.
+            IsolationError: There is no user of the operating system for the owner.
         """
         python = python or self._default_python
+        os_user = self.isolation.os_user(owner)
         blobs_folder = folder_of(self.blobs_folder, owner) if self.blobs_folder is not None else None
+        if blobs_folder is not None and os_user is not None:
+            own_folder(blobs_folder, os_user, replace=True)
         while (spare := self._pop_spare(python)) is not None:
             try:
                 await spare.assign(variables, working_folder, blobs_folder)
@@ -419,7 +535,7 @@ class KernelLauncher:
             else:
                 self._start_refill(python)
                 return spare
-        kernel = await self._start(python)
+        kernel = await self._start(python, os_user)
         try:
             await kernel.assign(variables, working_folder, blobs_folder)
         except BaseException:
@@ -428,11 +544,43 @@ class KernelLauncher:
         self._start_refill(python)
         return kernel
 
-    def make_folder(self, session_id: str) -> Path:
+    def adopt(self, record: KernelRecord, python: str) -> Kernel:
+        """Takes over a kernel that an earlier agent started, and that runs.
+
+        Args:
+            record: What that agent wrote down.
+            python: Path of its interpreter.
+        """
+        assert record.pid is not None
+        assert record.started is not None
+        process = AdoptedProcess(record.pid, record.started)
+        kernel = Kernel(
+            record.id,
+            self._folder / record.id,
+            python or self._default_python,
+            {},
+            self,
+            os_user=record.os_user,
+            adopted=process,
+            runtime_folder=record.runtime_folder,
+        )
+        self._kernels[kernel.id] = kernel
+        self._start_trimming()
+        return kernel
+
+    def check_os_user(self, kernel: Kernel, owner: str) -> None:
+        """Refuses a kernel that runs as another user than a new one of the owner would.
+
+        Raises:
+            LookupError: It does: what is configured has changed.
+        """
+        wanted = self.isolation.os_user(owner)
+        if kernel.uid != (wanted.uid if wanted is not None else None):
+            raise LookupError("sessions of its owner run as another user of the operating system by now")
+
+    def make_folder(self, session_id: str, owner: str = "") -> Path:
         """Makes a session's own folder, to work in. Removed by `remove_folder`."""
-        folder = self._folder / f"session-{session_id}"
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return folder
+        return own_folder(self._folder / f"session-{session_id}", self.isolation.os_user(owner))
 
     def remove_folder(self, session_id: str) -> None:
         shutil.rmtree(self._folder / f"session-{session_id}", ignore_errors=True)
@@ -450,23 +598,25 @@ class KernelLauncher:
                 return spare
         return None
 
-    async def _start(self, python: str) -> Kernel:
+    async def _start(self, python: str, os_user: OsUser | None = None) -> Kernel:
         if self._closed:
             raise KernelFailedError("the agent is ending and starts no kernels")
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if os_user is None:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        else:
+            passable(self._folder)
         kernel_id = secrets.token_hex(8)
-        variables = base_variables(os.environ, self._environment_variables, Path(python))
+        variables = base_variables(os.environ, self._environment_variables, Path(python), os_user)
         try:
-            kernel = Kernel(kernel_id, self._folder / kernel_id, python, variables, self)
+            kernel = Kernel(kernel_id, self._folder / kernel_id, python, variables, self, os_user=os_user)
         except OSError as error:
             shutil.rmtree(self._folder / kernel_id, ignore_errors=True)
             raise KernelFailedError(
-                f"the interpreter {python} cannot be run: {error.strerror or error}",
+                f"the interpreter {python} cannot be run{_as_whom(os_user)}: {error.strerror or error}",
                 "name one that exists, by its path",
             ) from error
         self._kernels[kernel_id] = kernel
-        if self._trimming is None:
-            self._trimming = asyncio.create_task(self._trim_logs())
+        self._start_trimming()
         try:
             await kernel.wait_ready()
         except BaseException:
@@ -499,6 +649,10 @@ class KernelLauncher:
             spare.ended.add_done_callback(lambda ended: self._start_refill())
             self._spares.append(spare)
 
+    def _start_trimming(self) -> None:
+        if self._trimming is None:
+            self._trimming = asyncio.create_task(self._trim_logs())
+
     async def _trim_logs(self) -> None:
         while True:
             await asyncio.sleep(_LOG_TRIM_INTERVAL_S)
@@ -507,11 +661,48 @@ class KernelLauncher:
                     kernel.trim_log()
 
 
-def reap_leftovers(folder: Path) -> list[str]:
+@dataclass(frozen=True)
+class KernelRecord:
+    """What an agent writes down of a kernel, so that the next one finds it."""
+
+    id: str
+    pid: int | None
+    started: float | None
+    """When the process was started, by which it is told from a later one of the same number."""
+    runtime_folder: Path
+    os_user: OsUser | None = None
+    """As whom it runs, as far as files need it; None: as the agent."""
+
+    @property
+    def runs(self) -> bool:
+        return self.pid is not None and self.started is not None and start_time(self.pid) == self.started
+
+
+def read_kernel_record(folder: Path, kernel_id: str) -> KernelRecord | None:
+    """Returns the record of a kernel; None where there is none that can be read."""
+    try:
+        record = json.loads((folder / kernel_id / RECORD_FILE).read_text())
+        pid, started, user = record["pid"], record["start_time"], record.get("user")
+        return KernelRecord(
+            str(record["id"]),
+            pid if isinstance(pid, int) else None,
+            started if isinstance(started, float) else None,
+            Path(record["runtime_folder"]),
+            OsUser("", int(user[0]), int(user[1]), Path()) if user is not None else None,
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def reap_leftovers(folder: Path, spared: Collection[str] = ()) -> list[str]:
     """Ends every process and removes every folder that an agent left which was killed. Blocks.
 
     Called before the folder's next agent starts kernels. Processes are found by the kernel's random marker, or by
     number and start time, so that none is hit that was given the number since.
+
+    Args:
+        folder: Of all kernels.
+        spared: Names of folders in it that are adopted.
 
     Returns:
         What was ended and removed, in words.
@@ -520,19 +711,20 @@ def reap_leftovers(folder: Path) -> list[str]:
     if not folder.is_dir():
         return done
     for kernel_folder in sorted(folder.iterdir()):
-        try:
-            record = json.loads((kernel_folder / _RECORD_FILE).read_text())
-            kernel_id, pid, runtime_folder = str(record["id"]), record["pid"], Path(record["runtime_folder"])
-        except (OSError, ValueError, KeyError, TypeError):
-            kernel_id, pid, runtime_folder, record = kernel_folder.name, None, kernel_folder, {}
-        if isinstance(pid, int) and record.get("start_time") is not None and start_time(pid) == record["start_time"]:
-            signal_process(pid, signal.SIGKILL)
-        ended = end_processes_now([kernel_id])
+        if kernel_folder.name in spared:
+            continue
+        record = read_kernel_record(folder, kernel_folder.name) or KernelRecord(
+            kernel_folder.name, None, None, kernel_folder
+        )
+        if record.runs:
+            assert record.pid is not None
+            signal_process(record.pid, signal.SIGKILL)
+        ended = end_processes_now([record.id])
         if ended:
-            done.append(f"ended {len(ended)} processes of kernel {kernel_id}: {', '.join(map(str, ended))}")
-        if runtime_folder != kernel_folder and _is_short_folder(runtime_folder, kernel_id):
-            shutil.rmtree(runtime_folder, ignore_errors=True)
-            done.append(f"removed {runtime_folder}")
+            done.append(f"ended {len(ended)} processes of kernel {record.id}: {', '.join(map(str, ended))}")
+        if record.runtime_folder != kernel_folder and _is_short_folder(record.runtime_folder, record.id):
+            shutil.rmtree(record.runtime_folder, ignore_errors=True)
+            done.append(f"removed {record.runtime_folder}")
         shutil.rmtree(kernel_folder, ignore_errors=True)
         done.append(f"removed {kernel_folder}")
     return done
@@ -541,11 +733,15 @@ def reap_leftovers(folder: Path) -> list[str]:
 def _is_short_folder(folder: Path, kernel_id: str) -> bool:
     """Says whether it is the kernel's folder as Kernel makes it, so that a damaged record removes nothing else."""
     return (
-        folder.name == f"{_SHORT_FOLDER_PREFIX}{kernel_id}"
+        folder.name == f"{SHORT_FOLDER_PREFIX}{kernel_id}"
         and folder.is_dir()
         and not folder.is_symlink()
         and folder.stat().st_uid == os.getuid()
     )
+
+
+def _as_whom(os_user: OsUser | None) -> str:
+    return f" by {os_user.name} (user id {os_user.uid})" if os_user is not None else ""
 
 
 def _size(path: Path) -> int:

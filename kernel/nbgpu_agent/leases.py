@@ -98,6 +98,18 @@ class LeaseLedger:
             )
         return request
 
+    def adopt(self, lease: Lease) -> None:
+        """Takes over a lease that an earlier agent granted.
+
+        Raises:
+            InvalidRequestError: Somebody holds one of its accelerators.
+        """
+        free = {each.id for each in self.free()}
+        if taken := [each.id for each in lease.accelerators if not each.shared and each.id not in free]:
+            raise InvalidRequestError(f"{', '.join(taken)} is held by another session")
+        self._leases[lease.id] = lease
+        self._settle()
+
     def withdraw(self, request: LeaseRequest) -> None:
         """Takes the request out of the queue, or gives back what it was granted. Idempotent."""
         if request in self._queue:

@@ -166,6 +166,18 @@ class KernelExit:
     """Last lines of its standard error, at most 4 KiB."""
     asked_for: bool
     """Ended by a restart, a close, or an escalated interrupt."""
+    ended_because: str = ""
+    """Of a limit that it exceeded, to stand behind "the kernel was ended "; empty: not of one."""
+
+
+class ExecutionState(enum.Enum):
+    WAITING = "waiting"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    """It raised, or was interrupted."""
+    LOST = "lost"
+    """Its kernel ended first."""
 
 
 @dataclass(frozen=True)
@@ -183,6 +195,37 @@ class Execution:
     """What its session held."""
     mean_utilisation_percent: float | None = None
     peak_memory_bytes: int | None = None
+    cell_id: str = ""
+    """Of the notebook's cell, as its front end names it."""
+    code_digest: str = ""
+    """`sha256:` of the code."""
+    first_number: int = 0
+    """Of its first entry in the journal; 0: none yet."""
+    last_number: int = 0
+    """Of its last entry; 0 while it waits or runs."""
+    waiting: bool = False
+    source_digest: str = ""
+    """`sha256:` of the cell as its front end sent it; empty: it is not the whole of a cell."""
+    shown_before: str = ""
+    """What the notebook showed under the cell before, as JSON."""
+    settled: bool = False
+    """Its notebook needs nothing of it any more."""
+    shown: bool = False
+    """A client has said that a person was shown it to its end."""
+    client_id: str = ""
+    """Of the process that asked for it."""
+    notebook_id: str = ""
+    """Jupyter kernel id of the notebook that asked for it; empty: none did."""
+    kernel_generation: int = 0
+    """Of the session's kernel that has what it bound; 0: not known."""
+
+    @property
+    def state(self) -> ExecutionState:
+        if self.ended_unix_s is None:
+            return ExecutionState.WAITING if self.waiting else ExecutionState.RUNNING
+        if self.succeeded is None:
+            return ExecutionState.LOST
+        return ExecutionState.SUCCEEDED if self.succeeded else ExecutionState.FAILED
 
 
 @dataclass(frozen=True)
@@ -199,6 +242,30 @@ class EnvironmentFacts:
     """What is being fetched or built, in words; while it is built."""
 
 
+class ClosingCause(enum.Enum):
+    """Why a session is closed by itself."""
+
+    IDLE = "idle"
+    LIFETIME = "lifetime"
+    LEASE = "lease"
+    BUDGET = "budget"
+
+
+@dataclass(frozen=True)
+class Closing:
+    """When a session is closed by itself, as far as that can be foreseen. None: not at all, or unknown."""
+
+    idle_close_s: float | None = None
+    """Without work."""
+    idle_since_unix_s: float | None = None
+    """None: it works."""
+    closes_unix_s: float | None = None
+    """If nothing changes."""
+    warn_unix_s: float | None = None
+    """From when on its user is warned."""
+    cause: ClosingCause | None = None
+
+
 @dataclass(frozen=True)
 class SessionRequest:
     """What a session is opened with."""
@@ -209,8 +276,12 @@ class SessionRequest:
     python: str = ""
     working_folder: str = ""
     snapshot_digest: str = ""
+    idle_close_s: float | None = None
+    """Without work, after which it is closed; 0: never; None: as the pool has it."""
     owner: str = ""
     """The user whose it is; empty: the agent's owner."""
+    notebook_key: str = ""
+    """By what the notebook is known again when it has another kernel."""
 
 
 @dataclass(frozen=True)
@@ -251,10 +322,15 @@ class SessionInfo:
     """Leased so far: seconds times accelerators that are not shared."""
     last_executions: tuple[Execution, ...] = ()
     """That have ended, newest last."""
+    journal_problem: str = ""
+    """Why its output is not kept for the next agent, in words."""
     attached_unix_s: float = 0.0
     """When its notebook began to use it; 0: it is no notebook's."""
+    closing: Closing = Closing()
     notebook: NotebookFacts | None = None
     """What its notebook says; None: nothing."""
+    notebook_connected: bool = False
+    """A client is connected that does more than read."""
 
 
 @dataclass(frozen=True)
@@ -267,3 +343,5 @@ class SessionUpdate:
     detail: str = ""
     session: SessionInfo | None = None
     existing: bool = False
+    notice: str = ""
+    """With READY: what became of the session that the notebook had before, if it was not its user's doing."""

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING
 
+from nbgpu_agent.errors import NoSuchSessionError
 from nbgpu_agent.identity.caller import Caller, current_caller
 from nbgpu_agent.model import (
     AcceleratorProcess,
@@ -76,9 +77,19 @@ class OwnSessions:
 
         Raises:
             NoSuchSessionError: As `SessionRegistry.get`, or it is another user's.
+                Why the caller's own was closed is said.
         """
-        session = self._registry.get(session_id)
-        if session.info().request.owner != self._caller().user:
+        user = self._caller().user
+        try:
+            session = self._registry.get(session_id)
+        except NoSuchSessionError:
+            end = self._registry.ends.of_session(session_id)
+            if end is not None and end.owner == user:
+                raise NoSuchSessionError(end.in_words(), "open another with `%gpu attach`") from None
+            if self._sees(session_id):
+                raise
+            raise no_such_session(session_id) from None
+        if session.info().request.owner != user:
             raise no_such_session(session_id)
         return session
 
@@ -111,7 +122,9 @@ class OwnSessions:
         self.managed(session_id)
         return self._registry.renew(session_id, duration_s)
 
-    def attach(self, session_id: str, notebook_id: str, notebook_name: str = "") -> SessionInfo | None:
+    def attach(
+        self, session_id: str, notebook_id: str, notebook_name: str = "", notebook_key: str = ""
+    ) -> SessionInfo | None:
         """As `SessionRegistry.attach`; concerns no notebook of another user.
 
         Raises:
@@ -119,7 +132,7 @@ class OwnSessions:
         """
         if session_id:
             self.get(session_id)
-        return self._registry.attach(session_id, notebook_id, notebook_name, owner=self._caller().user)
+        return self._registry.attach(session_id, notebook_id, notebook_name, notebook_key, owner=self._caller().user)
 
     def detach(self, session_id: str) -> SessionInfo:
         """As `SessionRegistry.detach`.

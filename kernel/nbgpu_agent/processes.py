@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import resource
 import signal
 import sys
 import time
@@ -18,8 +19,11 @@ from pathlib import Path
 
 import psutil
 
+from nbgpu_agent.isolation.os_user import IsolationError, OsUser, acting
+
 MARKER_VARIABLE = "NBGPU_KERNEL_ID"
 _PROC = Path("/proc")
+_FILES = 1 << 14
 
 
 def marked_pids() -> dict[str, list[int]]:
@@ -46,8 +50,7 @@ def _environments() -> Iterable[tuple[int, Mapping[str, str]]]:
         if not name.isdigit():
             continue
         try:
-            with open(f"/proc/{name}/environ", "rb") as file:
-                content = file.read()
+            content = _read_environ(int(name))
         except OSError:  # another user's, or gone
             continue
         if needle not in content:
@@ -58,10 +61,45 @@ def _environments() -> Iterable[tuple[int, Mapping[str, str]]]:
                 break
 
 
-def bears_marker(pid: int, marker: str) -> bool:
-    """Says whether a process runs and is the kernel's that has this marker. Asks the operating system anew."""
+def environment_of(pid: int) -> dict[str, str]:
+    """Returns the environment variables that a process was started with.
+
+    Raises:
+        OSError, psutil.Error: It is gone, or somebody's whose processes this one may not look at.
+    """
+    if not sys.platform.startswith("linux"):
+        return psutil.Process(pid).environ()
+    variables = _read_environ(pid).decode(errors="replace").split("\0")
+    return {name: value for name, sign, value in (each.partition("=") for each in variables) if sign}
+
+
+def _read_environ(pid: int) -> bytes:
+    path = f"/proc/{pid}/environ"
     try:
-        return pid > 0 and psutil.Process(pid).environ().get(MARKER_VARIABLE) == marker
+        with open(path, "rb") as file:
+            return file.read()
+    except PermissionError:
+        if os.geteuid() != 0:
+            raise
+    # In a container root may lack CAP_SYS_PTRACE, and look at other users' processes only as that user.
+    status = os.stat(_PROC / str(pid))
+    try:
+        with acting(OsUser("", status.st_uid, status.st_gid, _PROC)), open(path, "rb") as file:
+            return file.read()
+    except IsolationError as error:
+        raise PermissionError(path) from error
+
+
+def bears_marker(pid: int, marker: str, uid: int | None = None) -> bool:
+    """Says whether a process runs and is the kernel's that has this marker. Asks the operating system anew.
+
+    Args:
+        uid: Of the kernel's user; None: any. Others can have read the marker, and bear it too.
+    """
+    try:
+        if pid <= 0 or (uid is not None and _uid_of(pid) != uid):
+            return False
+        return environment_of(pid).get(MARKER_VARIABLE) == marker
     except (psutil.Error, OSError):
         return False
 
@@ -79,17 +117,20 @@ class ProcessTable:
         self._looked_s = float("-inf")
         self._processes: dict[int, psutil.Process] = {}
 
-    def processes(self, marker: str, kernel_pid: int) -> list[psutil.Process]:
+    def processes(self, marker: str, kernel_pid: int, uid: int | None = None) -> list[psutil.Process]:
         """Returns the kernel's process, if it lives, and all that came from it.
 
         Processes are the same objects from call to call, so that a caller can compare their readings.
+
+        Args:
+            uid: Of the kernel's user; None: any. Another's process that bears the marker is nothing of this kernel's.
         """
         if time.monotonic() - self._looked_s > self._max_age_s:
             self._pids = marked_pids()
             self._looked_s = time.monotonic()
             living = {pid for pids in self._pids.values() for pid in pids}
             self._processes = {pid: process for pid, process in self._processes.items() if pid in living}
-        pids = self._pids.get(marker, [])
+        pids = [pid for pid in self._pids.get(marker, []) if uid is None or _uid_of(pid) == uid]
         found = [self._process(pid) for pid in sorted(pids, key=lambda pid: (pid != kernel_pid, pid))]
         return [process for process in found if process is not None]
 
@@ -101,6 +142,15 @@ class ProcessTable:
         except psutil.Error:
             return None
         return process
+
+
+def raise_file_limit() -> None:
+    """Lets this process have as many files and sockets as hundreds of kernels take, 16 each, if it may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _FILES if hard == resource.RLIM_INFINITY else min(_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 async def end_processes(markers: Iterable[str], *, grace_s: float) -> list[int]:
@@ -142,6 +192,13 @@ def _pids_of(markers: Iterable[str]) -> list[int]:
     return [pid for marker, pids in marked_pids().items() if marker in wanted for pid in pids if not _is_zombie(pid)]
 
 
+def _uid_of(pid: int) -> int | None:
+    try:
+        return os.stat(_PROC / str(pid)).st_uid
+    except OSError:
+        return None
+
+
 def _is_zombie(pid: int) -> bool:
     try:
         return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
@@ -162,7 +219,16 @@ def signal_group(group: int, signal_number: int) -> None:
 
 
 def start_time(pid: int) -> float | None:
-    """Returns when the process was started, by which one is told from a later one of the same number; None: gone."""
+    """Returns when the process was started, by which one is told from a later one of the same number; None: gone.
+
+    On Linux in clock ticks since the machine started, which no change of its clock changes.
+    """
+    if sys.platform.startswith("linux"):
+        try:
+            with open(f"/proc/{pid}/stat", "rb") as file:
+                return float(file.read().rpartition(b")")[2].split()[19])
+        except (OSError, IndexError, ValueError):
+            return None
     try:
         return psutil.Process(pid).create_time()
     except psutil.Error:

@@ -7,10 +7,11 @@ import contextlib
 import logging
 import secrets
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from nbgpu_agent.ends import RecentEnds
 from nbgpu_agent.environments.progress import Progress
 from nbgpu_agent.errors import (
     BusyError,
@@ -33,6 +34,7 @@ from nbgpu_agent.model import (
     SessionUpdate,
     Spec,
 )
+from nbgpu_agent.observing import SessionObserver
 from nbgpu_agent.placement import Waiting, satisfies
 from nbgpu_agent.sampling import Held
 from nbgpu_agent.state import Changes
@@ -84,7 +86,12 @@ class SessionRegistry:
         self._users = 0
         self._unused_since_s = time.monotonic()
         self._shutting_down = False
+        self.ends = RecentEnds()
+        self.observers: list[SessionObserver] = []
+        self.admit: Callable[[SessionRequest], None] = lambda request: None
+        """Asked about every request for a new session; raises what it is refused with."""
         self._cleanups: set[asyncio.Task[None]] = set()
+        self._lost: dict[str, str] = {}
 
     def get(self, session_id: str) -> Session:
         """Returns the session.
@@ -95,7 +102,38 @@ class SessionRegistry:
         try:
             return self._sessions[session_id]
         except KeyError:
-            raise no_such_session(session_id) from None
+            raise no_such_session(session_id, self._lost.get(session_id, "")) from None
+
+    def note_lost(self, lost: Mapping[str, str], owner: str | None = None) -> None:
+        """Notes why sessions of an earlier agent are not here.
+
+        Args:
+            lost: By their ids.
+            owner: The user whose they were; None: unknown, and nobody but an administrator is told.
+        """
+        self._lost.update(lost)
+        if owner is not None:
+            self._owners.update(dict.fromkeys(lost, owner))
+
+    def adopt(self, session: Session, lease: Lease) -> None:
+        """Takes a session of an earlier agent into the registry, with its lease.
+
+        Raises:
+            InvalidRequestError: Another one holds its accelerators.
+        """
+        self.ledger.adopt(lease)
+        self._sessions[session.id] = session
+        self._owners[session.id] = session.info().request.owner
+        if self.environments is not None:
+            self.environments.adopt(session)
+        self.changes.notify()
+
+    def sessions(self) -> list[Session]:
+        """Returns all sessions, the oldest first."""
+        return list(self._sessions.values())
+
+    def is_closing(self, session_id: str) -> bool:
+        return session_id in self._closing
 
     def infos(self) -> list[SessionInfo]:
         """Returns all sessions, the oldest first; those that start are among them, those that wait are not."""
@@ -113,7 +151,7 @@ class SessionRegistry:
         return self._owners.get(session_id)
 
     def attach(
-        self, session_id: str, notebook_id: str, notebook_name: str = "", *, owner: str = ""
+        self, session_id: str, notebook_id: str, notebook_name: str = "", notebook_key: str = "", *, owner: str = ""
     ) -> SessionInfo | None:
         """Makes a session the notebook's and the one that it uses, and tells the kernels that this concerns.
 
@@ -121,6 +159,7 @@ class SessionRegistry:
             session_id: Empty: the notebook uses none of these from now on, and keeps them.
             notebook_id: Its Jupyter kernel id.
             notebook_name: For lists; empty: as it is.
+            notebook_key: By what it is known again when it has another kernel; empty: as it is.
             owner: Whose the notebook is: other users' sessions are not told, whatever notebook they name.
 
         Raises:
@@ -137,7 +176,8 @@ class SessionRegistry:
         session = self.get(session_id) if session_id else None
         if session is not None:
             previous = session.info().request.notebook_id
-            session.attach(notebook_id, notebook_name)
+            session.attach(notebook_id, notebook_name, notebook_key)
+            self._tell_attached(session)
             if previous not in ("", notebook_id):
                 session.tell_choice(previous, "")
             if session not in concerned:
@@ -155,8 +195,13 @@ class SessionRegistry:
         session = self.get(session_id)
         if previous := session.info().request.notebook_id:
             session.attach("")
+            self._tell_attached(session)
             session.tell_choice(previous, "")
         return session.info()
+
+    def _tell_attached(self, session: Session) -> None:
+        for observer in self.observers:
+            observer.session_attached(session.info())
 
     def measure_executions(self) -> None:
         """Completes what is told of executions. To be called after every reading of the accelerators."""
@@ -229,17 +274,28 @@ class SessionRegistry:
             async for update in updates:
                 yield update
 
-    async def close(self, session_id: str, reason: str) -> None:
-        """Ends the session and its processes, then frees what it held. Idempotent; returns once it is done."""
+    async def close(self, session_id: str, reason: str, *, tell: bool = False) -> None:
+        """Ends the session and its processes, then frees what it held. Idempotent; returns once it is done.
+
+        Args:
+            session_id: Of the session, or of a request that waits.
+            reason: In words, to stand behind "the session was closed: ".
+            tell: It is not its user's doing: the notebook is told when it opens its next session.
+        """
+        if session_id not in self._sessions:
+            await self._withdraw(session_id)
+            return
+        await asyncio.shield(self.begin_closing(session_id, reason, tell=tell))
+
+    def begin_closing(self, session_id: str, reason: str, *, tell: bool = False) -> asyncio.Task[None]:
+        """Begins what `close` does with a session that is there; returns the task that goes on with it. Idempotent."""
         closing = self._closing.get(session_id)
         if closing is None:
-            session = self._sessions.get(session_id)
-            if session is None:
-                await self._withdraw(session_id)
-                return
+            session = self._sessions[session_id]
+            self.ends.note(session.info(), reason, self._now(), tell=tell)
             closing = asyncio.get_running_loop().create_task(self._close(session, reason), name=f"close {session_id}")
             self._closing[session_id] = closing
-        await asyncio.shield(closing)
+        return closing
 
     async def _withdraw(self, session_id: str) -> None:
         for opening in self._openings.values():
@@ -258,6 +314,15 @@ class SessionRegistry:
                 *list(self._cleanups),
                 return_exceptions=True,
             )
+
+    async def leave_all(self) -> None:
+        """Withdraws every request, and leaves every session that is ready to the next agent."""
+        self._shutting_down = True
+        for opening in list(self._openings.values()):
+            opening.withdraw(ShuttingDownError("the agent is ending"))
+        while self._cleanups:
+            await asyncio.gather(*list(self._cleanups), return_exceptions=True)
+        await asyncio.gather(*(session.leave() for session in self._sessions.values()))
 
     def refuse_if_open(self) -> None:
         """Refuses to end while the agent is in use.
@@ -283,7 +348,7 @@ class SessionRegistry:
         lease = self.ledger.renew(session.lease.id, duration_s) if session.lease else None
         if lease is None:
             raise NoSuchSessionError(f"session {session_id!r} holds no accelerators now")
-        session.lease = lease
+        session.note_lease(lease)
         return lease
 
     def close_expired(self) -> None:
@@ -292,7 +357,7 @@ class SessionRegistry:
         for session in list(self._sessions.values()):
             if session.lease is not None and session.lease.id in expired and session.id not in self._closing:
                 logger.info("the lease of session %s expired", session.id)
-                self.in_background(self.close(session.id, "its lease expired"))
+                self.begin_closing(session.id, "its lease expired", tell=True)
 
     def _find(self, request: SessionRequest) -> Session | None:
         """Returns the notebook's session that satisfies the spec, the one attached last if there are several."""
@@ -320,6 +385,7 @@ class SessionRegistry:
         if (opening := self._openings.get(key)) is None and request.notebook_id and request.spec is None:
             opening = next((each for (of, _), each in self._openings.items() if of == notebook), None)
         if opening is None:
+            self.admit(request)
             opening = _Opening(self, request, no_wait=no_wait, on_end=lambda: self._forget(key))
             self._openings[key] = opening
             self._owners[opening.id] = request.owner
@@ -350,6 +416,8 @@ class SessionRegistry:
         except Exception:
             logger.exception("session %s did not close cleanly", session.id)
         finally:
+            for observer in self.observers:
+                observer.session_ended(session.info(), reason)
             # Only now: its processes had the accelerators until here.
             self._sessions.pop(session.id, None)
             self._untaken.pop(session.id, None)
@@ -365,6 +433,8 @@ class SessionRegistry:
     def settle(self, session_id: str) -> None:
         """Notes that the session is its notebook's from now on, whoever leaves."""
         self._untaken.pop(session_id, None)
+        if (session := self._sessions.get(session_id)) is not None:
+            session.settle()
 
     def in_background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
@@ -502,8 +572,11 @@ class _Opening:
         await self._materialise(session, request.snapshot_digest)
         self._tell(SessionUpdate(Phase.STARTING, session=replace(session.info(), phase=Phase.STARTING)))
         await session.start()
+        for observer in self._registry.observers:
+            observer.session_ready(session.info())
         logger.info("session %s opened on %s", session.id, ", ".join(each.id for each in lease.accelerators))
-        self._tell(SessionUpdate(Phase.READY, session=session.info()))
+        end = self._registry.ends.take_of_notebook(request.owner, request.notebook_id)
+        self._tell(SessionUpdate(Phase.READY, session=session.info(), notice=end.in_words() if end else ""))
 
     async def _materialise(self, session: Session, snapshot_digest: str) -> None:
         environments = self._registry.environments
@@ -526,10 +599,16 @@ class _Opening:
         arrived.set()
 
 
-def no_such_session(session_id: str) -> NoSuchSessionError:
-    """Returns what is said of a session that is not there, and of another user's in the same words."""
+def no_such_session(session_id: str, why: str = "") -> NoSuchSessionError:
+    """Returns what is said of a session that is not there, and of another user's in the same words.
+
+    Args:
+        why: It ended with an earlier agent; empty: it did not, or that is nothing to be told.
+    """
     return NoSuchSessionError(
-        f"no session {session_id!r} here; it is closed, or the agent was started anew",
+        f"session {session_id!r} ended with the agent that had it: {why}"
+        if why
+        else f"no session {session_id!r} here; it is closed, or the agent was started anew",
         "open another with `%gpu attach`",
     )
 

@@ -163,7 +163,7 @@ class Sampler:
     def _read_all(self, time_unix_s: float, held: Sequence[Held]) -> list[Sample]:
         return self._read(
             time_unix_s,
-            [Holder(each.session_id, each.accelerators, tuple(each.session.processes())) for each in held],
+            [Holder(each.session_id, each.accelerators, _processes_of(each)) for each in held],
         )
 
     async def _sample_for_ever(self) -> None:
@@ -176,6 +176,11 @@ class Sampler:
                 logger.exception("a reading of the accelerators failed")
             due_s = max(due_s + self._interval_s, loop.time())  # one that took long is not caught up with
             await asyncio.sleep(due_s - loop.time())
+
+
+def _processes_of(held: Held) -> tuple[psutil.Process, ...]:
+    """Returns the processes of who holds an accelerator; on one that all share nobody is looked for."""
+    return tuple(held.session.processes()) if any(not each.shared for each in held.accelerators) else ()
 
 
 def _only(batch: tuple[Sample, ...], accelerator_ids: Collection[str]) -> tuple[Sample, ...]:

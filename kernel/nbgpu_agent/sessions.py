@@ -4,31 +4,42 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 import json
 import time
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import psutil
 
-from nbgpu_agent.cell_timeouts import CellTimeouts, timeout_of
+from nbgpu_agent.cell_timeouts import CellTimeouts
 from nbgpu_agent.channels import Channel, message_parts
+from nbgpu_agent.connected_clients import ConnectedClients
 from nbgpu_agent.errors import KernelDiedError, KernelFailedError
+from nbgpu_agent.executions import ExecutionRecord, Request, RequestIds, request_of
+from nbgpu_agent.isolation.os_user import OsUser
 from nbgpu_agent.journal import (
     DEFAULT_LIMIT_BYTES,
+    CellTimedOut,
     Choice,
     Journal,
     KernelEnded,
     KernelStarted,
     Message,
+    Notice,
     RequestRefused,
     SessionClosed,
 )
+from nbgpu_agent.journal_keeping import JournalKeeper
+from nbgpu_agent.journal_store import JournalStore, Stored
 from nbgpu_agent.kernel_environment import lease_variables
 from nbgpu_agent.kernels import Kernel, KernelLauncher
+from nbgpu_agent.limits.output import OutputAllowance, Passage
 from nbgpu_agent.model import (
+    Accelerator,
+    Closing,
     EnvironmentFacts,
     Execution,
     KernelExit,
@@ -40,63 +51,34 @@ from nbgpu_agent.model import (
     SessionRequest,
 )
 from nbgpu_agent.notebook_facts import NotebookFacts
+from nbgpu_agent.session_state import (
+    SessionState,
+    execution_from_json,
+    execution_to_json,
+    lease_state,
+    request_from_record,
+    request_to_record,
+    state_to_json,
+)
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from nbgpu_agent.measuring import Measurement
     from nbgpu_agent.stacks import Stacks
 
 Measure: TypeAlias = "Callable[[Collection[str], float, float], Measurement | None]"
 """Says what accelerators did from one time to another; None while there is no reading from after that."""
 
-_KEPT_EXECUTIONS = 20
-_REMEMBERED_REQUESTS = 100_000
+_UNMEASURED = 20
 _ARRIVAL_TIMEOUT_S = 5.0
 """How long an interrupt waits for the request that it means, which comes by another way."""
 _DRAIN_TIMEOUT_S = 1.0
 _NUDGES_S = (0.01, 0.03, 0.1, 0.3, 1.0)
 _KEPT_LOG_BYTES = 1 << 20
+_UNKNOWN_ENTRIES = 1 << 20
+"""More than an agent and a kernel that ended together can have shown without having written them down."""
 _LAZY_MESSAGE_TYPES = frozenset({"execute_input"})
-
-
-@dataclass
-class _Request:
-    """An execute_request on its way: held here, then in the kernel, then over."""
-
-    request_id: str
-    message_id: str
-    header: dict[str, Any]
-    parts: Sequence[Any]
-    execution_count: int | None
-    timeout_s: float | None = None
-    """For how long it may run, from when it has begun; None: for ever."""
-    sent: bool = False
-    begun: bool = False
-    counts: bool = False
-    """A cell of the person's, other than what is run silently."""
-    replied: bool = False
-    succeeded: bool | None = None
-    idle: bool = False
-    reply: list[bytes] | None = None
-    """That came before the last of the output."""
-    started_unix_s: float = 0.0
-    kernel_ended: bool = False
-    """Under it."""
-    changed: list[asyncio.Future[None]] = field(default_factory=list)
-
-    @property
-    def over(self) -> bool:
-        return self.kernel_ended or (self.replied and self.idle)
-
-    async def changed_within(self, timeout_s: float) -> None:
-        waiter = asyncio.get_running_loop().create_future()
-        self.changed.append(waiter)
-        await asyncio.wait({waiter}, timeout=timeout_s)
-
-    def wake(self) -> None:
-        for waiter in self.changed:
-            if not waiter.done():
-                waiter.set_result(None)
-        self.changed.clear()
 
 
 class Session:
@@ -109,6 +91,12 @@ class Session:
         on_change: Called after every change that `info` shows.
         journal_bytes: What the journal keeps for clients that come back.
         measure: Asked about each execution once it has ended; None: nothing is known of what accelerators do.
+        on_executed: Called with each cell that has ended.
+        output_bytes: What a cell may print and display; None: no bound.
+        store: Keeps it for the next agent; None: it ends with this one.
+        executor: Of one thread, on which the store is used.
+        state: What an earlier agent wrote down of it; to go on by `resume`.
+        stored: What was in the store.
     """
 
     def __init__(
@@ -122,15 +110,29 @@ class Session:
         now: Callable[[], float] = time.time,
         journal_bytes: int = DEFAULT_LIMIT_BYTES,
         measure: Measure | None = None,
+        on_executed: Callable[[Execution], None] = lambda execution: None,
+        output_bytes: int | None = None,
+        store: JournalStore | None = None,
+        executor: Executor | None = None,
+        state: SessionState | None = None,
+        stored: Stored | None = None,
     ) -> None:
         self.id = session_id
         self.lease = lease
         self.journal = Journal(journal_bytes)
+        self._tell_change = on_change
+        self._store = store
+        self.settled = False
+        """Whether its notebook has it: it stays then, whoever leaves."""
+        self._problem = ""
+        self._resuming = False
+        self._kernel_number = 0
         self._request = request
         self._launcher = launcher
-        self._on_change = on_change
         self._now = now
         self._measure = measure
+        self._on_executed = on_executed
+        self._output = OutputAllowance(output_bytes)
         self.setting = KernelSetting(python=request.python)
         self._kernel: Kernel | None = None
         self._taking: asyncio.Task[Kernel] | None = None
@@ -143,22 +145,30 @@ class Session:
         self._created_unix_s = self._last_active_unix_s = now()
         self._attached_unix_s = self._created_unix_s if request.notebook_id else 0.0
         self._detail = ""
+        self._closing_facts = Closing()
         self._environment = EnvironmentFacts()
+        self._record = ExecutionRecord()
+        self.clients = ConnectedClients()
         self._notebook: NotebookFacts | None = None
-        self._ended: collections.deque[Execution] = collections.deque(maxlen=_KEPT_EXECUTIONS)
         self._unmeasured: list[Execution] = []
+        self._notebook_connections = 0
         self._executions = 0
         self._kernel_exit: KernelExit | None = None
         self._python_version = ""
         self._working_folder: Path | None = None
         self._last_log = ""
-        self._seen: collections.OrderedDict[str, None] = collections.OrderedDict()
+        self._seen = RequestIds(stored.requests if stored is not None else ())
         self._nudges: set[asyncio.Future[None]] = set()
         self._arrivals: list[asyncio.Future[None]] = []
-        self._waiting: collections.deque[_Request] = collections.deque()
-        self._current: _Request | None = None
+        self._waiting: collections.deque[Request] = collections.deque()
+        self._current: Request | None = None
         self._before_start: list[tuple[Channel, Sequence[Any], str]] = []
-        self._timeouts = CellTimeouts(self.stacks, self.journal.append, self._interrupt_current, self._end_current)
+        written = 0
+        if state is not None and stored is not None:
+            self._restore(state, stored)
+            written = self.journal.last_number
+        self._keeper = JournalKeeper(self, self.journal, store, executor, self._note_problem, written=written)
+        self._timeouts = CellTimeouts(self.stacks, self._tell_of_timeout, self._interrupt_current, self._end_current)
 
     # -- Its life ---------------------------------------------------------------------------------------------------
 
@@ -177,6 +187,7 @@ class Session:
             await self._start_kernel()
             self._phase = Phase.READY
             self._detail = ""
+            await self._keeper.flush()  # who is told that it is there finds it, whatever becomes of this agent
             self._on_change()
 
     async def restart(self) -> None:
@@ -192,6 +203,25 @@ class Session:
                 self._kernel.ending_asked_for = True
                 await self._retire(self._kernel)
             await self._start_kernel()
+            await self._keeper.flush()
+
+    async def end_kernel(self, because: str) -> None:
+        """Ends the kernel with all its processes, as it exceeded a limit. The session stays.
+
+        Args:
+            because: To stand behind "the session's kernel was ended ".
+        """
+        kernel = self._kernel
+        if kernel is not None and kernel.alive:
+            kernel.ended_because = because
+            await self._retire(kernel)
+
+    def folders(self) -> list[Path]:
+        """Returns the folders on the node that are its own: to work in, unless that is another's, and temporary."""
+        found = [self._kernel.temporary_folder] if self._kernel is not None else []
+        if self._working_folder is not None and not self._request.working_folder:
+            found.append(self._working_folder)
+        return found
 
     async def close(self, reason: str) -> None:
         """Ends the kernel with all its processes, and says so to whoever is connected. Idempotent."""
@@ -202,6 +232,7 @@ class Session:
             if self._phase is Phase.CLOSED:
                 return
             self._phase = Phase.CLOSED
+            self._resuming = False
             if self._kernel is not None:
                 self._kernel.ending_asked_for = True
                 await self._retire(self._kernel)
@@ -209,12 +240,90 @@ class Session:
             self._launcher.remove_folder(self.id)
             self.journal.append(SessionClosed(reason))
             self.journal.close()
+            await self._keeper.close(remove=True)
             self._on_change()
+
+    async def leave(self) -> None:
+        """Leaves it, and what its kernel does, to the next agent. Idempotent."""
+        self._closing = True
+        async with self._lifecycle:
+            await self._keeper.close(remove=False)
+            kernel, self._kernel = self._kernel, None
+            if kernel is not None:
+                kernel.leave()
+
+    async def resume(self, kernel: Kernel | None, *, had_kernel: bool = True, patience_s: float = 0.0) -> None:
+        """Goes on where an earlier agent was. To be called once, before any client.
+
+        Args:
+            kernel: Its kernel, which may have ended; None: nothing is left of it.
+            had_kernel: Whether there was one.
+            patience_s: How long to wait for what the kernel said meanwhile, which comes later otherwise.
+        """
+        self._phase = Phase.READY
+        if kernel is None:
+            self._kernel_state = KernelState.DEAD
+            self._current = None
+            if had_kernel:
+                self.journal.skip(_UNKNOWN_ENTRIES)
+                self._kernel_exit = KernelExit(exit_code=None, signal=None, stderr_tail="", asked_for=False)
+                self.journal.append(KernelEnded(self._generation, self._kernel_exit), own=True)
+            return
+        self._kernel = kernel
+        kernel.python_version = self._python_version
+        kernel.channels.number = self._kernel_number
+        kernel.channels.in_order = True
+        self._resuming = True
+        current = self._current
+        if current is not None and current.timeout_s is not None:
+            self._timeouts.bound(current, max(0.0, current.started_unix_s + current.timeout_s - self._now()))
+        kernel.channels.on_message = self._on_message
+        kernel.ended.add_done_callback(lambda ended: self._retire(kernel))
+        resuming = asyncio.ensure_future(self._take_up(kernel))
+        self._nudges.add(resuming)
+        resuming.add_done_callback(self._nudges.discard)
+        await asyncio.wait({resuming}, timeout=patience_s)
+
+    async def _take_up(self, kernel: Kernel) -> None:
+        await kernel.resend(self._on_missing)
+        if self._kernel is not kernel or not kernel.alive:
+            return  # its end says the rest
+        kernel.channels.on_gap = lambda: self._on_gap(kernel)
+        self._resuming = False
+        waiting, self._before_start = self._before_start, []
+        for channel, parts, request_id in waiting:
+            self.submit(channel, parts, request_id)
+        self._on_change()
+
+    def _on_gap(self, kernel: Kernel) -> None:
+        filling = asyncio.ensure_future(kernel.resend(self._on_missing))
+        self._nudges.add(filling)
+        filling.add_done_callback(self._nudges.discard)
+
+    def _on_missing(self, count: int) -> None:
+        """Says that the kernel could not keep all that it said while there was no agent."""
+        self.journal.skip(count)
+        header = self._current.header if self._current is not None else {}
+        text = f"nbgpu: {count} messages were dropped while the session was without its agent\n"
+        parts = message_parts("stream", {"name": "stderr", "text": text}, parent_header=header)
+        self.journal.append(Message(Channel.IOPUB, parts), own=True)
 
     def make_working_folder(self) -> Path:
         """Returns the folder that its kernels work in: the one that was asked for, else one of its own."""
         asked = Path(self._request.working_folder) if self._request.working_folder else None
-        return asked if asked is not None and asked.is_dir() else self._launcher.make_folder(self.id)
+        return (
+            asked if asked is not None and asked.is_dir() else self._launcher.make_folder(self.id, self._request.owner)
+        )
+
+    @property
+    def owner(self) -> str:
+        """The user whose it is; empty: the agent's owner."""
+        return self._request.owner
+
+    @property
+    def os_user(self) -> OsUser | None:
+        """As whom its kernels run, and who its files are; None: the agent."""
+        return self._launcher.isolation.os_user(self._request.owner)
 
     def note_phase(self, phase: Phase, detail: str = "") -> None:
         """Notes how far it is on its way to its first kernel.
@@ -230,19 +339,48 @@ class Session:
         self._environment = environment
         self._on_change()
 
-    def attach(self, notebook_id: str, notebook_name: str = "") -> None:
+    def attach(self, notebook_id: str, notebook_name: str = "", notebook_key: str = "") -> None:
         """Makes it the notebook's; of none, if the id is empty.
 
         Args:
             notebook_id: Its Jupyter kernel id.
             notebook_name: Empty: as it is.
+            notebook_key: Likewise.
         """
         name = notebook_name or self._request.notebook_name
+        key = notebook_key or self._request.notebook_key
         if notebook_id != self._request.notebook_id:
             self._notebook = None
-        self._request = replace(self._request, notebook_id=notebook_id, notebook_name=name)
+        self._request = replace(self._request, notebook_id=notebook_id, notebook_name=name, notebook_key=key)
         self._attached_unix_s = self._now() if notebook_id else 0.0
         self._on_change()
+
+    def note_closing(self, closing: Closing) -> None:
+        """Notes when it will be closed by itself."""
+        if closing != self._closing_facts:
+            self._closing_facts = closing
+            self._on_change()
+
+    def tell(self, text: str) -> None:
+        """Tells the person: below the cell that runs, or else next to what the next one prints.
+
+        Args:
+            text: One sentence without a full stop.
+        """
+        if self._current is None:
+            self.journal.append(Notice(text), own=True)
+            return
+        content = {"name": "stderr", "text": f"nbgpu: {text}\n"}
+        parts = message_parts("stream", content, parent_header=self._current.header)
+        self.journal.append(Message(Channel.IOPUB, parts), own=True)
+
+    @property
+    def is_working(self) -> bool:
+        """Whether a cell runs or waits, or the kernel is on its way."""
+        return self._current is not None or bool(self._waiting) or self._kernel_state is KernelState.STARTING
+
+    def _tell_of_timeout(self, event: CellTimedOut) -> None:
+        self.journal.append(event, own=True)
 
     def note_notebook(self, notebook_id: str, kernel_generation: int, facts: NotebookFacts) -> None:
         """Notes what a notebook says; passed over if the session is another's.
@@ -262,7 +400,7 @@ class Session:
 
     def tell_choice(self, notebook_id: str, session_id: str) -> None:
         """Tells who is connected that the notebook uses another session from now on; none, if that id is empty."""
-        self.journal.append(Choice(notebook_id, session_id))
+        self.journal.append(Choice(notebook_id, session_id), own=True)
 
     def measure_executions(self) -> None:
         """Completes what is told of executions that have ended. To be called after every reading."""
@@ -275,12 +413,11 @@ class Session:
             if found is None:
                 continue
             self._unmeasured.remove(execution)
-            if execution in self._ended:
-                self._ended[self._ended.index(execution)] = replace(
-                    execution,
-                    mean_utilisation_percent=found.mean_utilisation_percent,
-                    peak_memory_bytes=found.peak_memory_bytes,
-                )
+            if self._record.complete(
+                execution,
+                mean_utilisation_percent=found.mean_utilisation_percent,
+                peak_memory_bytes=found.peak_memory_bytes,
+            ):
                 self._on_change()
 
     def update(self, setting: KernelSetting, changed_files: Sequence[str] = ()) -> None:
@@ -300,7 +437,7 @@ class Session:
         current = self._current
         executing = None
         if current is not None and current.begun:
-            executing = self._execution_of(current)
+            executing = current.execution(self._accelerators())
         return SessionInfo(
             id=self.id,
             request=self._request,
@@ -318,19 +455,135 @@ class Session:
             detail=self._detail,
             environment=self._environment,
             accelerator_seconds=self._accelerator_seconds(),
-            last_executions=tuple(self._ended),
+            last_executions=self._record.last(),
+            journal_problem=self._problem,
             attached_unix_s=self._attached_unix_s,
+            closing=self._closing_facts,
             notebook=self._notebook,
+            notebook_connected=self._notebook_connections > 0,
         )
 
-    def _execution_of(self, request: _Request) -> Execution:
-        return Execution(
-            request.request_id,
-            request.execution_count,
-            request.started_unix_s,
-            message_id=request.message_id,
-            accelerators=self.lease.accelerators if self.lease is not None else (),
+    def executions(self) -> tuple[Execution, ...]:
+        """Returns the cells that have run, run, and wait, the oldest first."""
+        current = self._current
+        going_on = [current] if current is not None and (current.counts or not current.begun) else []
+        return (
+            *self._record.all(),
+            *(
+                each.execution(self._accelerators(), self._generation)
+                for each in (*going_on, *self._waiting)
+                if not each.silent
+            ),
         )
+
+    async def note_shown(self, request_ids: Collection[str]) -> None:
+        """Notes of executions that a person was shown them to their end; the next agent knows it too."""
+        if self._record.note_shown(request_ids):
+            await self._keeper.flush()
+
+    def settle_executions(self, cell_ids: frozenset[str]) -> None:
+        """Notes that nobody needs to be shown any more what these cells have put out until now."""
+        if self._record.settle(cell_ids):
+            self._keeper.note()
+
+    @contextlib.contextmanager
+    def connected(self) -> Iterator[None]:
+        """Counts a client that is no observer for as long as the block lasts."""
+        self._notebook_connections += 1
+        self._on_change()
+        try:
+            yield
+        finally:
+            self._notebook_connections -= 1
+            self._on_change()
+
+    def _accelerators(self) -> tuple[Accelerator, ...]:
+        return self.lease.accelerators if self.lease is not None else ()
+
+    def note_lease(self, lease: Lease) -> None:
+        """Notes that its lease has changed."""
+        self.lease = lease
+        self._on_change()
+
+    def settle(self) -> None:
+        """Notes that its notebook has it: it stays, whoever leaves."""
+        self.settled = True
+        self._on_change()
+
+    def _on_change(self) -> None:
+        self._keeper.note()
+        self._tell_change()
+
+    def _note_problem(self, problem: str) -> None:
+        self._problem = problem
+        self._tell_change()
+
+    # -- What is kept for the next agent ----------------------------------------------------------------------------
+
+    def side_file(self, name: str) -> Path | None:
+        """Returns where others may keep something for the next agent; None where nothing is kept."""
+        return self._store.folder / name if self._store is not None and not self._closing else None
+
+    def state_record(self) -> bytes | None:
+        """Returns its state; None before it is ready, when there is nothing to go on with."""
+        if self._phase is not Phase.READY:
+            return None
+        current = self._current
+        return state_to_json(
+            SessionState(
+                id=self.id,
+                request=self._request,
+                lease=lease_state(self.lease),
+                kernel_id=self._kernel.id if self._kernel is not None else "",
+                kernel_exit=self._kernel_exit,
+                generation=self._generation,
+                kernel_number=self._kernel.channels.number if self._kernel is not None else 0,
+                journal_number=self.journal.last_number,
+                created_unix_s=self._created_unix_s,
+                last_active_unix_s=self._last_active_unix_s,
+                attached_unix_s=self._attached_unix_s,
+                settled=self.settled,
+                executions=self._executions,
+                python_version=self._python_version,
+                working_folder=str(self._working_folder or ""),
+                setting=self.setting,
+                current=request_to_record(current) if current is not None and current.begun else None,
+            )
+        )
+
+    def new_executions(self) -> tuple[list[tuple[int, bytes]], int]:
+        changed = self._record.take_changed()
+        return [(at, execution_to_json(each)) for at, each in changed.items()], self._record.first_position
+
+    def new_requests(self) -> tuple[list[tuple[int, str]], int]:
+        return list(self._seen.take_new().items()), self._seen.first_position
+
+    def acknowledgement(self) -> Callable[[], None]:
+        if (kernel := self._kernel) is None:
+            return lambda: None
+        numbers = (kernel.channels.number, self.journal.last_number)
+        return lambda: kernel.acknowledgement.write(*numbers)
+
+    def _restore(self, state: SessionState, stored: Stored) -> None:
+        entries = [each for each in stored.entries if each.number <= state.journal_number]
+        self.journal.restore(entries, state.journal_number)
+        self._record = ExecutionRecord([(at, execution_from_json(each)) for at, each in stored.executions])
+        self.settled = state.settled
+        self.setting = state.setting
+        self._generation = state.generation
+        self._created_unix_s = state.created_unix_s
+        self._last_active_unix_s = state.last_active_unix_s
+        self._attached_unix_s = state.attached_unix_s
+        self._executions = state.executions
+        self._kernel_exit = state.kernel_exit
+        self._kernel_number = state.kernel_number
+        self._python_version = state.python_version
+        self._working_folder = Path(state.working_folder)
+        self._current = request_from_record(state.current) if state.current is not None else None
+        self._kernel_state = KernelState.EXECUTING if self._current is not None else KernelState.IDLE
+        if state.setting.environment:
+            count = _package_count(state.setting.environment)
+            self._environment = EnvironmentFacts(own=True, package_count=count)
 
     def _accelerator_seconds(self) -> float:
         if self.lease is None:
@@ -338,16 +591,20 @@ class Session:
         held = sum(not each.shared for each in self.lease.accelerators)
         return held * max(self._now() - self.lease.granted_unix_s, 0.0)
 
-    def _note_ended(self, request: _Request) -> None:
+    def _note_ended(self, request: Request) -> None:
         """Remembers a cell that is over; what its accelerators did is known after the next reading."""
         if not request.counts:
             return
         execution = replace(
-            self._execution_of(request), ended_unix_s=self._last_active_unix_s, succeeded=request.succeeded
+            request.execution(self._accelerators(), self._generation),
+            ended_unix_s=self._last_active_unix_s,
+            succeeded=request.succeeded,
+            last_number=self.journal.last_number,
         )
-        self._ended.append(execution)
+        self._record.add(execution)
+        self._on_executed(execution)
         if any(not each.shared for each in execution.accelerators):
-            self._unmeasured = [*self._unmeasured[-_KEPT_EXECUTIONS:], execution]
+            self._unmeasured = [*self._unmeasured[-_UNMEASURED:], execution]
 
     def processes(self) -> list[psutil.Process]:
         """Returns the kernel's process and all that came from it; the same objects from call to call."""
@@ -363,16 +620,17 @@ class Session:
             parts: Header, parent header, metadata, content, then buffers.
             request_id: Required to be unique on SHELL and CONTROL; may be empty on STDIN.
         """
-        if request_id:
-            if request_id in self._seen:
-                return
-            self._seen[request_id] = None
-            if len(self._seen) > _REMEMBERED_REQUESTS:
-                self._seen.popitem(last=False)
+        if self._resuming:  # what the kernel says first tells which requests it has
+            self._before_start.append((channel, parts, request_id))
+            return
+        if request_id and not self._seen.see(request_id):
+            return
         if self._kernel is None and self._kernel_state is KernelState.STARTING:
             self._before_start.append((channel, parts, request_id))
-        elif self._kernel is None or not self._kernel.alive:
+        elif self._kernel is None:
             self._refuse(request_id)
+        elif not self._kernel.alive:  # refused once its end is told
+            self._before_start.append((channel, parts, request_id))
         else:
             self._pass_on(self._kernel, channel, parts, request_id)
         if self._arrivals:
@@ -385,8 +643,7 @@ class Session:
         if channel is Channel.SHELL:
             header = json.loads(bytes(parts[0]))
             if header.get("msg_type") == "execute_request" and not header.get("subshell_id"):
-                count, timeout_s = _execution_count(parts[2]), timeout_of(parts[2])
-                request = _Request(request_id, header.get("msg_id", ""), header, parts, count, timeout_s)
+                request = request_of(request_id, header, parts)
                 if self._current is None:
                     self._execute(kernel, request)
                 else:
@@ -394,8 +651,9 @@ class Session:
                 return
         kernel.channels.send(channel, parts)
 
-    def _execute(self, kernel: Kernel, request: _Request) -> None:
+    def _execute(self, kernel: Kernel, request: Request) -> None:
         self._current = request
+        self._output.begin()
         request.sent = True
         request.started_unix_s = self._now()
         self._kernel_state = KernelState.EXECUTING
@@ -404,6 +662,7 @@ class Session:
         self._on_change()
 
     def _on_message(self, channel: Channel, parts: list[bytes]) -> None:
+        self._keeper.note()
         message_type = json.loads(parts[0]).get("msg_type", "")
         parent = json.loads(parts[1])
         if parent.get("session") == "nbgpu-agent":
@@ -412,40 +671,61 @@ class Session:
         idle = b'"idle"' in status
         urgent = not status and message_type not in _LAZY_MESSAGE_TYPES
         current = self._current
+        if status and not idle:
+            self._seen.receive(parent.get("nbgpu_request", ""))
+            if current is None and parent.get("msg_type") == "execute_request":
+                current = self._current = _request_of_parent(parent)  # that an earlier agent sent
+                self._kernel_state = KernelState.EXECUTING
         if current is not None and parent.get("msg_id") == current.message_id:
             if channel is Channel.SHELL:
                 current.replied = True
                 current.succeeded = json.loads(parts[3]).get("status") == "ok"
-                if not current.idle:
-                    # It overtook the output, on a socket of its own. Recorded last, no output pushes it out of the
-                    # journal before a slow client has it.
-                    current.reply = parts
-                    return
             elif idle:
                 current.idle = True
             elif status or message_type == "execute_input":
                 self._on_begun(current, counts=message_type == "execute_input")
             if idle or channel is Channel.SHELL:
                 urgent = current.over  # the cell is over with both, and one frame carries them
-        self.journal.append(Message(channel, parts), urgent=urgent)
+        if channel is Channel.IOPUB:
+            parts = self._bounded(message_type, parts)
+        if parts:
+            self.journal.append(Message(channel, parts), urgent=urgent)
         if current is not None and current.over and self._current is current:
-            if current.reply is not None:
-                self.journal.append(Message(Channel.SHELL, current.reply))
             self._on_over(current)
 
-    def _on_begun(self, request: _Request, *, counts: bool) -> None:
+    def _bounded(self, message_type: str, parts: list[bytes]) -> list[bytes]:
+        """Returns what of a message goes to the notebook; what is printed beyond a cell's allowance goes to the log."""
+        passage, left_bytes = self._output.take(message_type, sum(map(len, parts)))
+        if passage is Passage.PASS:
+            return parts
+        passed: list[bytes] = []
+        if message_type == "stream":
+            content = json.loads(parts[3])
+            text, content["text"] = content["text"], content["text"][:left_bytes]
+            if self._kernel is not None:
+                self._kernel.append_to_log(text[left_bytes:])
+            passed = [*parts[:3], json.dumps(content).encode()] if content["text"] else []
+        if passage is Passage.FIRST_BEYOND:
+            if passed:
+                self.journal.append(Message(Channel.IOPUB, passed))
+            self.tell("this cell has printed as much as a cell may; the rest is in `%gpu logs` only")
+        return []
+
+    def _on_begun(self, request: Request, *, counts: bool) -> None:
         if counts:
             self._executions += 1
             request.counts = True
         if not request.begun:
             request.begun = True
+            self._seen.receive(request.request_id)
+            request.first_number = self.journal.last_number + 1  # of the entry that tells of it
             request.started_unix_s = self._now()
             request.wake()
             if request.timeout_s is not None:
                 self._timeouts.bound(request, request.timeout_s)
         self._on_change()
 
-    def _on_over(self, request: _Request) -> None:
+    def _on_over(self, request: Request) -> None:
         self._current = None
         self._last_active_unix_s = self._now()
         self._kernel_state = KernelState.IDLE
@@ -523,7 +803,7 @@ class Session:
             return self._kernel.log_tail(max_bytes)
         return self._last_log[-max_bytes:] if max_bytes else self._last_log
 
-    async def _nudge(self, kernel: Kernel, request: _Request) -> None:
+    async def _nudge(self, kernel: Kernel, request: Request) -> None:
         """Wakes the kernel from a system call that it entered with the interrupt pending, unseen.
 
         Python looks for signals between instructions; one that comes between the last look and a system call that
@@ -543,7 +823,7 @@ class Session:
             self._arrivals.append(arrival)
             await asyncio.wait({arrival}, timeout=deadline - loop.time())
 
-    def _answer_withdrawn(self, request: _Request) -> None:
+    def _answer_withdrawn(self, request: Request) -> None:
         """Answers an execution that was interrupted before the kernel got it, as the kernel would have."""
         error = {"ename": "KeyboardInterrupt", "evalue": "", "traceback": ["KeyboardInterrupt: before the cell began"]}
         reply = {
@@ -560,7 +840,8 @@ class Session:
             (Channel.IOPUB, "status", {"execution_state": "idle"}),
         ):
             parts = message_parts(message_type, content, parent_header=request.header)
-            self.journal.append(Message(channel, parts), urgent=message_type == "status")
+            self.journal.append(Message(channel, parts), urgent=message_type == "status", own=True)
+        self._seen.receive(request.request_id)
 
     # -- Kernels ----------------------------------------------------------------------------------------------------
 
@@ -596,7 +877,7 @@ class Session:
         self._kernel_exit = None
         self._kernel_state = KernelState.IDLE
         self._python_version = kernel.python_version
-        self.journal.append(KernelStarted(self._generation))
+        self.journal.append(KernelStarted(self._generation), own=True)
         kernel.channels.on_message = self._on_message
         if self.setting.path_entries or self.setting.variables:
             self._send_update(kernel)
@@ -632,6 +913,11 @@ class Session:
         while not kernel.channels.disconnected() and loop.time() < deadline:  # noqa: ASYNC110 - zmq calls nobody
             await asyncio.sleep(0.002)
         kernel.channels.drain()
+        for channel, parts in kernel.left_behind():
+            self._on_message(channel, parts)
+        if self._resuming:
+            self._resuming = False
+            self.journal.skip(_UNKNOWN_ENTRIES)
         kernel.ending_asked_for = asked_for
         self._kernel_exit = kernel.exit()
         self._last_log = kernel.log_tail(_KEPT_LOG_BYTES)
@@ -640,7 +926,7 @@ class Session:
         if self._notebook is not None:
             self._notebook = replace(self._notebook, variables=None)
         if not self._closing:  # else it is the end of the session that ends what waits for an answer
-            self.journal.append(KernelEnded(self._generation, self._kernel_exit))
+            self.journal.append(KernelEnded(self._generation, self._kernel_exit), own=True)
         current, self._current = self._current, None
         if current is not None:
             self._last_active_unix_s = self._now()
@@ -663,17 +949,16 @@ class Session:
     def _refuse(self, request_id: str) -> None:
         if request_id:
             error = KernelDiedError("the session's kernel has ended", "`%gpu restart` starts a fresh one")
-            self.journal.append(RequestRefused(request_id, error))
+            self._seen.receive(request_id)
+            self.journal.append(RequestRefused(request_id, error), own=True)
+
+
+def _request_of_parent(parent: dict[str, Any]) -> Request:
+    """Returns a request that is known by what answers it only."""
+    message_id = str(parent.get("msg_id", ""))
+    return Request(str(parent.get("nbgpu_request") or message_id), message_id, parent, (), None, sent=True)
 
 
 def _package_count(environment: str) -> int:
     """Returns how many distributions a virtual environment has; some µs for each."""
     return sum(1 for _ in Path(environment).glob("lib/python*/site-packages/*.dist-info"))
-
-
-def _execution_count(metadata: Any) -> int | None:
-    try:
-        count = json.loads(bytes(metadata))["nbgpu"]["execution_count"]
-    except (ValueError, KeyError, TypeError):
-        return None
-    return count if isinstance(count, int) else None

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from nbgpu_agent.isolation.os_user import OsUser, acting, read_regular
 from nbgpu_agent.processes import bears_marker, signal_process
 
 CELLS_FILE = "cells"
@@ -34,6 +35,7 @@ _POLL_S = 0.01
 _PY_SPY_WITHIN_S = 10.0
 _MAX_DUMP_BYTES = 1 << 20
 _MAX_CELLS_BYTES = 1 << 20
+_MAX_GROUP_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -72,21 +74,22 @@ class Stacks:
     """Files that the stacks name, and the number of the cell whose code each is."""
 
 
-def read_groups(folder: Path, marker: str) -> tuple[list[StackSource], dict[str, int]]:
+def read_groups(folder: Path, marker: str, uid: int | None = None) -> tuple[list[StackSource], dict[str, int]]:
     """Returns the ranks that the folder tells of, those that run and are the kernel's, and the notebook's own cells.
 
     Args:
         folder: In which `nbgpu_kernel.whereabouts` leaves word.
         marker: Of the kernel's processes: no other is ever signalled, whatever a file says.
+        uid: Of the kernel's user; None: the agent's.
     """
     sources: list[StackSource] = []
     cells: dict[str, int] = {}
     for path in sorted(folder.glob(GROUP_PATTERN)):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            group = json.loads(path.read_text())
+            group = json.loads(read_regular(path, _MAX_GROUP_BYTES))
             for each in sorted(group["ranks"], key=lambda each: int(each["rank"])):
                 pid = int(each["pid"])
-                if bears_marker(pid, marker):
+                if bears_marker(pid, marker, uid):
                     rank, world_size = int(each["rank"]), int(group["world_size"])
                     sources.append(StackSource(pid, Path(each["stacks"]), rank, world_size, str(group["id"])))
             cells.update({str(name): int(number) for name, number in group["cells"].items()})
@@ -102,9 +105,9 @@ def read_cells(folder: Path, others: Mapping[str, int], dumps: Iterable[str]) ->
         dumps: The stacks.
     """
     lines: list[str] = []
-    with contextlib.suppress(OSError), open(folder / CELLS_FILE, "rb") as file:
+    with contextlib.suppress(OSError), open(folder / CELLS_FILE, "rb", opener=_open_no_link) as file:
         file.seek(max(0, os.fstat(file.fileno()).st_size - _MAX_CELLS_BYTES))
-        lines = file.read().decode(errors="replace").splitlines()
+        lines = file.read(_MAX_CELLS_BYTES).decode(errors="replace").splitlines()
     text = "\n".join(dumps)
     known = dict(others)
     for line in lines:
@@ -115,7 +118,11 @@ def read_cells(folder: Path, others: Mapping[str, int], dumps: Iterable[str]) ->
 
 
 async def take_stacks(
-    sources: Sequence[StackSource], within_s: float = ANSWER_WITHIN_S, *, py_spy: str | None = "py-spy"
+    sources: Sequence[StackSource],
+    within_s: float = ANSWER_WITHIN_S,
+    *,
+    py_spy: str | None = "py-spy",
+    os_user: OsUser | None = None,
 ) -> list[ProcessStacks]:
     """Asks all at once, and returns their answers in the same order.
 
@@ -123,8 +130,9 @@ async def take_stacks(
         sources: Whom. One of a process that has ended does not answer.
         within_s: For how long to wait.
         py_spy: The program to ask about those that do not answer; None: none.
+        os_user: Who writes the answers, which are read with their rights; None: the agent's own.
     """
-    before = {source.pid: _size(source.path) for source in sources}
+    before = _sizes(sources, os_user)
     by_message = {source.pid for source in sources if source.send_request is not None}
     for source in sources:
         if source.send_request is not None:
@@ -141,11 +149,12 @@ async def take_stacks(
                 if sizes.get(pid) == before[pid]:
                     signal_process(pid, signal.SIGUSR1)
             by_message.clear()
-        previous, sizes = sizes, {source.pid: _size(source.path) for source in sources}
+        previous, sizes = sizes, _sizes(sources, os_user)
         # Written, and nothing more comes. What is cut back meanwhile is smaller.
         if previous == sizes and all(sizes[pid] != before[pid] for pid in sizes):
             break
-    dumps = [_read(source.path, before[source.pid]) for source in sources]
+    with acting(os_user):
+        dumps = [_read(source.path, before[source.pid]) for source in sources]
     silent = [at for at, dump in enumerate(dumps) if not dump]
     program = shutil.which(py_spy) if py_spy else None
     if silent and program is not None:
@@ -212,6 +221,11 @@ def _newest(dump: str) -> str:
 
 def _open_no_link(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+
+
+def _sizes(sources: Iterable[StackSource], os_user: OsUser | None) -> dict[int, int]:
+    with acting(os_user):
+        return {source.pid: _size(source.path) for source in sources}
 
 
 def _size(path: Path) -> int:

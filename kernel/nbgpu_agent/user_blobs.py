@@ -8,6 +8,7 @@ from typing import BinaryIO
 
 from nbgpu_agent.blobs import DEFAULT_LIMIT_BYTES, BlobStore
 from nbgpu_agent.identity.caller import Caller, current_caller
+from nbgpu_agent.isolation.choosing import Isolation
 
 USERS_FOLDER = "blobs-of-users"
 """Beside the owner's store; in it a store for each user."""
@@ -30,6 +31,7 @@ class UserBlobs(BlobStore):
         folder: Of the owner's store.
         limit_bytes: Of each user's blobs.
         caller: Returns who calls.
+        isolation: As whom their sessions run, whose the stores are.
     """
 
     def __init__(
@@ -38,8 +40,10 @@ class UserBlobs(BlobStore):
         *,
         limit_bytes: int = DEFAULT_LIMIT_BYTES,
         caller: Callable[[], Caller] = current_caller,
+        isolation: Isolation | None = None,
     ) -> None:
-        super().__init__(folder, limit_bytes=limit_bytes)
+        self._isolation = isolation or Isolation()
+        super().__init__(folder, limit_bytes=limit_bytes, os_user=self._isolation.os_user(""))
         self._stores: dict[str, BlobStore] = {}
         self._caller = caller
 
@@ -62,6 +66,7 @@ class UserBlobs(BlobStore):
         user = self._caller().user
         store = self._stores.get(user)
         if store is None:
-            store = BlobStore(folder_of(self._folder, user), limit_bytes=self._limit_bytes)
+            os_user = self._isolation.os_user(user)
+            store = BlobStore(folder_of(self._folder, user), limit_bytes=self._limit_bytes, os_user=os_user)
             self._stores[user] = store
         return store

@@ -7,8 +7,9 @@ from typing import Any
 
 import zmq
 from ipykernel.kernelapp import IPKernelApp
+from traitlets import default
 
-from nbgpu_kernel import updates
+from nbgpu_kernel import sending, updates
 from nbgpu_kernel.kernel import SessionKernel
 
 
@@ -31,10 +32,15 @@ class SessionKernelApp(IPKernelApp):
     kernel_class = SessionKernel
     outstream_class = "nbgpu_kernel.streams.SessionOutStream"
 
+    @default("session")
+    def _make_session(self) -> sending.KernelSession:
+        return sending.KernelSession(parent=self)
+
     def init_iopub(self, context: Any) -> None:
         """Binds the output socket without a high water mark: zmq drops what a flood of output has above it."""
         context.setsockopt(zmq.SNDHWM, 0)  # the default of the sockets made from now on
         super().init_iopub(context)  # type: ignore[no-untyped-call]
+        sending.install_outbox(self.iopub_thread)
 
     def init_control(self, context: Any) -> None:
         super().init_control(context)  # type: ignore[no-untyped-call]
@@ -43,3 +49,4 @@ class SessionKernelApp(IPKernelApp):
     def init_kernel(self) -> None:
         super().init_kernel()  # type: ignore[no-untyped-call]
         updates.install(self.kernel)
+        sending.install(self.kernel, self.iopub_thread)

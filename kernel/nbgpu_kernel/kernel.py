@@ -19,11 +19,12 @@ from IPython.core.interactiveshell import InteractiveShell
 
 from nbgpu_kernel.exceptions import pack_exception, qualified_name
 from nbgpu_kernel.interrupts import Interrupts
-from nbgpu_kernel.process import write_stacks
+from nbgpu_kernel.process import outlive_parent, write_stacks
 from nbgpu_kernel.ranks import spmd_replies
 from nbgpu_kernel.ranks.payload import UnsendableError
 from nbgpu_kernel.ranks.spmd import SpmdCell, SpmdRanks, Wish
 from nbgpu_kernel.ranks.spmd_replies import LauncherEndedError
+from nbgpu_kernel.sending import HandledRequests
 from nbgpu_kernel.shell import ZMQInteractiveShell
 from nbgpu_kernel.values.blob_files import BlobFiles
 from nbgpu_kernel.values.definitions import Definitions
@@ -48,6 +49,7 @@ class SessionKernel(IPythonKernel):
         # ipykernel waits this long (0.5 ms) before each reply, for front ends that take the reply for the end of a
         # cell. The agent's clients wait for the idle status.
         self._execute_sleep = 0.0
+        self._handled = HandledRequests()
         self._execution_count: int | None = None
         self._result: Any = None
         self._exchange: tuple[dict[str, Any], list[Any], str] | None = None
@@ -98,6 +100,8 @@ class SessionKernel(IPythonKernel):
         try:
             os.environ.update(content["environment_variables"])
             os.chdir(content["working_folder"])
+            if content.get("outlives_agent"):
+                outlive_parent()
             if folder := content.get("blobs_folder"):
                 self._values.use_blobs(BlobFiles(Path(folder)))
             self._live_shell.user_ns["_dh"][:] = [os.getcwd()]
@@ -117,6 +121,8 @@ class SessionKernel(IPythonKernel):
         write_stacks()
 
     async def dispatch_shell(self, *args: Any, **kwargs: Any) -> None:
+        if args and not self._handled.is_new(args[0]):
+            return
         if threading.current_thread() is not threading.main_thread() or kwargs.get("concurrent"):
             await super().dispatch_shell(*args, **kwargs)
             return

@@ -40,6 +40,7 @@ class _Cells:
 
     def __init__(self) -> None:
         self.folder: Path | None = None
+        self.stacks_file: str | None = None
         self._descriptor: int | None = None
         self._known: dict[str, int] = {}
 
@@ -66,6 +67,16 @@ def take_folder() -> None:
 def folder() -> str | None:
     """Returns the folder's path."""
     return str(_cells.folder) if _cells.folder is not None else None
+
+
+def keep_stacks_file(path: str) -> None:
+    """Keeps in mind to which file this process appends its stacks when it gets SIGUSR1."""
+    _cells.stacks_file = path
+
+
+def stacks_file() -> str | None:
+    """Returns that file's path; None: there is none."""
+    return _cells.stacks_file
 
 
 def note_cell(file: str, number: int) -> None:

@@ -15,14 +15,17 @@ from typing import Any
 
 import nbgpu
 from nbgpu import errors, words
+from nbgpu.client.accounting import report_usage
 from nbgpu.client.discovery import TOKEN_VARIABLE, default_pool_name
-from nbgpu.client.embedded import ensure_agent, find_agent
+from nbgpu.client.embedded import ensure_agent, find_agent, wait_until_gone
 from nbgpu.client.pairing import Invitation, add_invitation_arguments, pair
 from nbgpu.client.pool import Pool
 from nbgpu.client.pools import ConfiguredPool, add_pool, find_pool, pools_file, read_pools, remove_pool
 from nbgpu.client.reached_pools import ReachedPools, reach_pools
 from nbgpu.client.trust import is_tls
+from nbgpu.cost_words import usage_report
 from nbgpu.stack_report import stacks_in_words
+from nbgpu.systemd_unit import unit
 from nbgpu_protocol.discovery import LOG_FILE, agent_folder
 
 _OWNERS_COMMANDS = {
@@ -74,6 +77,9 @@ def _parser() -> argparse.ArgumentParser:
 
     add_to_pools("offers", _offers, "the accelerators that there are, in all pools")
     add_to_pools("sessions", _sessions, "all sessions, of all notebooks, in all pools")
+    add_to_pools("cost", _cost, "what your sessions used and spent: today, this month, by cell")
+    doctor_text = "look at this environment, this machine and the pools, and say what to mend"
+    add("doctor", _doctor, doctor_text).add_argument("--json", action="store_true", help="for programs")
     for name, command, text in (
         ("close", _close, "end a session and free its accelerators"),
         ("interrupt", _interrupt, "interrupt what runs in a session"),
@@ -84,6 +90,10 @@ def _parser() -> argparse.ArgumentParser:
     stacks = add_to_pools("stacks", _stacks, "where a session's code is now, of its kernel and of its ranks")
     stacks.add_argument("session", help="the session's id, or the beginning of it")
     stacks.add_argument("--all", action="store_true", help="threads that only wait for work, too")
+    output = add_to_pools("output", _output, "what a cell printed in a session, as far as its agent holds it")
+    output.add_argument("session", help="the session's id, or the beginning of it")
+    output.add_argument("cell", nargs="*", metavar="N", help="the cell's number, or its id; without one the newest")
+    output.add_argument("--list", action="store_true", help="list what the session has run")
     pool = commands.add_parser("pool", help="the pools beside the default one").add_subparsers(
         required=True, metavar="COMMAND"
     )
@@ -100,6 +110,15 @@ def _parser() -> argparse.ArgumentParser:
     add("status", _agent_status, "whether this machine's agent runs", agent)
     stop = add("stop", _agent_stop, "end this machine's agent", agent)
     stop.add_argument("--force", action="store_true", help="with all its sessions")
+    systemd = add("systemd-unit", _systemd_unit, "print a systemd unit that runs an agent on this machine", agent)
+    systemd.add_argument("--user", action="store_true", help="for your own service manager, not the machine's")
+    systemd.add_argument("arguments", nargs="*", help="of the agent, after `--`: such as `-- --idle-close=2h`")
+    add(
+        "restart",
+        _agent_restart,
+        "end this machine's agent and start another, as after an upgrade; sessions go on",
+        agent,
+    )
     add("log", _agent_log, "what this machine's agent wrote to its log", agent)
     return parser
 
@@ -124,6 +143,20 @@ async def _sessions(options: argparse.Namespace) -> int:
         found = await reached.sessions()
         print(words.sessions_table((info for _, info in found), pool_names=_names(reached, found)))
     return 0
+
+
+async def _cost(options: argparse.Namespace) -> int:
+    async with _reached(options) as reached:
+        for name, pool in reached.pools.items():
+            title = f"pool {name}\n" if len(reached.pools) > 1 else ""
+            print(title + usage_report(await report_usage(pool)))
+    return 0
+
+
+async def _doctor(options: argparse.Namespace) -> int:
+    from nbgpu.doctor.command import doctor
+
+    return await doctor(json=options.json)
 
 
 async def _close(options: argparse.Namespace) -> int:
@@ -161,6 +194,18 @@ async def _stacks(options: argparse.Namespace) -> int:
     async with _reached(options) as reached:
         pool, info = await reached.find(options.session)
         print(stacks_in_words(await pool.stacks(info.id), info, show_all=options.all))
+    return 0
+
+
+async def _output(options: argparse.Namespace) -> int:
+    from nbgpu.terminal_output import print_executions, print_output
+
+    async with _reached(options) as reached:
+        pool, info = await reached.find(options.session)
+        if options.list:
+            await print_executions(pool, info.id)
+        else:
+            await print_output(pool, info.id, options.cell)
     return 0
 
 
@@ -249,6 +294,27 @@ async def _agent_stop(options: argparse.Namespace) -> int:
             hint = "close them, or end the agent with all of them by `nbgpu agent stop --force`"
             raise errors.SessionsOpenError(error.message(), hint) from error
     print(f"the agent (process {record.pid}) has ended")
+    return 0
+
+
+async def _systemd_unit(options: argparse.Namespace) -> int:
+    print(unit(user=options.user, arguments=options.arguments), end="")
+    return 0
+
+
+async def _agent_restart(_: argparse.Namespace) -> int:
+    record = await find_agent()
+    if record is not None:
+        async with Pool(record.address, record.token) as pool:
+            await pool.shut_down(close_sessions=False, keep_sessions=True)
+        await wait_until_gone(record.pid)
+    started = await ensure_agent()
+    async with Pool(started.address, started.token) as pool:
+        sessions = len(await pool.list_sessions())
+    count = f"{sessions} session{'' if sessions == 1 else 's'}"
+    print(
+        f"the agent (process {started.pid}) is started, with {count}" if record is not None else "the agent is started"
+    )
     return 0
 
 

@@ -74,7 +74,8 @@ class Completion:
     def _match(self, context: CompletionContext) -> Any:
         before = context.text_until_cursor.lstrip()
         if before.startswith("%gpu ") or (before.startswith("%%gpu ") and context.cursor_line == 0):
-            return {"completions": [SimpleCompletion(text, type="magic") for text in self._on_magic_line(before)]}
+            found = [SimpleCompletion(text, type="magic") for text in self._on_magic_line(before)]
+            return {"completions": found, "suppress": True}  # such as `range`, which Python knows for `--ran`
         return {"completions": self._names(context) or self._attributes_of_handle(context)}
 
     def _on_magic_line(self, before: str) -> list[str]:

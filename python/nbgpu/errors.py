@@ -118,6 +118,12 @@ class BusyError(AgentReportedError, InfrastructureError):
     hint = "leave out --no-wait to queue, or see who holds what with `%gpu sessions`"
 
 
+class LimitReachedError(AgentReportedError, UserError):
+    """Raised when more is asked than the pool's owner, or a budget, allows."""
+
+    hint = "see what you use with `%gpu sessions`, and what you have spent with `%gpu cost`"
+
+
 class NoSuchSessionError(AgentReportedError, UserError):
     """Raised when a session is closed already, or never was."""
 
@@ -218,6 +224,7 @@ _BY_REASON: dict[int, type[Error]] = {
     pool_pb2.ENVIRONMENT_IMPOSSIBLE: EnvironmentImpossibleError,
     pool_pb2.BUILD_FAILED: BuildFailedError,
     pool_pb2.DISK_FULL: DiskFullError,
+    pool_pb2.LIMIT_REACHED: LimitReachedError,
     pool_pb2.TOO_MANY_ATTEMPTS: AuthenticationError,
     pool_pb2.CODE_REFUSED: AuthenticationError,
 }

@@ -64,6 +64,9 @@ class Request:
         self._is_idle = False
         self._expects_reply = expects_reply
         self._failure: errors.Error | None = None
+        self._has_begun = False
+        self.was_refused = False
+        """By the agent, before it began."""
         self._timed_out: session_pb2.CellTimedOut | None = None
         self.answered: concurrent.futures.Future[None] = concurrent.futures.Future()
         """Done once the request is answered or has failed; never holds an exception."""
@@ -73,8 +76,14 @@ class Request:
     def is_answered(self) -> bool:
         return self._failure is not None or (self._is_idle and (self.reply is not None or not self._expects_reply))
 
+    @property
+    def may_be_refused(self) -> bool:
+        """Whether it is an execution of which no kernel has said anything yet."""
+        return not self._has_begun and self.header.get("msg_type") == "execute_request"
+
     def deliver(self, message: Message) -> None:
         """Takes a message whose parent is this request."""
+        self._has_begun = True
         if message.channel == session_pb2.IOPUB:
             self._deliver_output(message)
         elif message.channel == session_pb2.STDIN:
@@ -94,6 +103,11 @@ class Request:
         """Ends the request: there will be no reply."""
         self._failure = error
         self._end()
+
+    def refuse(self, error: errors.Error) -> None:
+        """Ends the request, which did not and will not run."""
+        self.was_refused = True
+        self.fail(error)
 
     def _end(self) -> None:
         if not self.answered.done():
@@ -124,10 +138,12 @@ class Request:
         reply = self.reply or {}
         if reply.get("status") == "ok":
             if self._timed_out is not None:
-                _tell(f"the cell ended by itself when it was interrupted after {self._timed_out.timeout_s:g} s")
+                _tell(timed_out_by_itself(self._timed_out))
             return self.result
         if reply.get("status") == "error" and self._timed_out is not None:
-            raise timeout_error(self._timed_out, frames=[str(frame) for frame in reply.get("traceback", [])])
+            # Of a cell on ranks rank 0's traceback is not all: the stacks of all are shown.
+            frames = [] if spmd_replies.FIELD in reply else reply.get("traceback", [])
+            raise timeout_error(self._timed_out, frames=[str(frame) for frame in frames])
         if spmd_replies.FIELD in reply:
             raise spmd_failure(reply[spmd_replies.FIELD])
         if reply.get("status") == "error":
@@ -184,6 +200,11 @@ class Request:
             answer = "\x04"  # what a kernel takes for the end of the input
         if self._reply_to_input is not None:
             self._reply_to_input(message, answer)
+
+
+def timed_out_by_itself(event: session_pb2.CellTimedOut) -> str:
+    """Returns what is said of a cell that was interrupted after its timeout, and did not fail."""
+    return f"the cell ended by itself when it was interrupted after {event.timeout_s:g} s"
 
 
 def _tell(text: str) -> None:

@@ -11,14 +11,19 @@ from typing import Any
 from IPython.core.magic import Magics, line_cell_magic, magics_class
 
 from nbgpu import errors, words
+from nbgpu.cell_record import CellRecord
 from nbgpu.cell_timeout import TIMEOUT_OPTION, parse_duration
 from nbgpu.client.background import background
 from nbgpu.environment_commands import PLAN_OPTION, EnvironmentCommands
+from nbgpu.limit_commands import LimitCommands, take_idle
 from nbgpu.live_metrics.table import show_metrics
-from nbgpu.notebook import notebook_id, this_notebook
+from nbgpu.notebook import current_request, notebook_id, this_notebook
+from nbgpu.output_commands import FOLLOW_OPTION, OutputCommands, missed_in_words, show_missed, tell_missed
 from nbgpu.progress import OpeningProgress
 from nbgpu.ranks.call import RANK_OPTION, read_rank_log
 from nbgpu.ranks.spmd import take_spmd, wish_for
+from nbgpu.ranks.spmd_failure import kernel_died
+from nbgpu.remote_exceptions import rendered
 from nbgpu.session import Session, execute_cell, open_session
 from nbgpu.session_client import SessionClient
 from nbgpu.spec import Spec, parse_spec
@@ -133,6 +138,8 @@ class GpuMagics(Magics):
             "pull": self._pull,
             **self.environment.commands,
             **WorkspaceCommands(lambda: self._named("")).commands,
+            **LimitCommands(lambda: self._named("")).commands,
+            **OutputCommands(lambda: self._named("")).commands,
             "on": self._on,
             "off": self._off,
         }
@@ -157,11 +164,21 @@ class GpuMagics(Magics):
                                          session itself; --ranks: on these alone; --all-ranks: show
                                          every line of every rank)
 
-            %gpu attach [SPEC] [--new] [--no-wait] [--pool NAME]
-                                         attach this notebook to a session, and open one if it has none
+            %gpu attach [SPEC] [--new] [--no-wait] [--pool NAME] [--idle SPAN] [--no-follow]
+                                         attach this notebook to a session, and open one if it has none;
+                                         shows what its cells printed while this notebook's kernel was
+                                         not there, and follows the one that runs, until interrupted
+                                         (--no-follow: only what it printed so far)
                                          (--new: in any case; --no-wait: fail rather than queue;
-                                         --pool: in that pool, see `nbgpu pool list`)
+                                         --pool: in that pool, see `nbgpu pool list`; --idle: close it
+                                         after so long without work, such as 2h, or `off`)
+            %gpu keep [--idle SPAN]      do not close the session yet, though it does nothing
             %gpu attach --session ID     attach to a session that is open
+            %gpu cost                    what was used and spent: session, notebook, today, this month, cells
+            %gpu budget [20|off] [--month]
+                                         what this notebook, or with --month all of yours in a calendar
+                                         month, may spend, in the pool's currency: warned of at 80 %, at
+                                         100 % interrupted, then closed
             %gpu detach                  leave the session running, without this notebook
             %gpu close [ID]              end the session and free its accelerators
             %gpu status                  what this notebook is attached to, and what that does
@@ -177,6 +194,8 @@ class GpuMagics(Magics):
             %gpu stacks [ID] [--all]     where the session's code is now: of its kernel, and of each rank
                                          (while a cell runs: "Show Stacks" in the notebook's GPU menu,
                                          or `nbgpu stacks ID` in a terminal)
+            %gpu output [N] [--list]     what a cell printed in the session, by its number or its id; the
+                                         newest without one, as far as the agent holds it
             %gpu push NAME…              send variables to the session
             %gpu pull NAME…              bring variables of the session here
             %gpu sync [PATH…] [--to|--from] [--dry-run]
@@ -213,6 +232,10 @@ class GpuMagics(Magics):
     # %%gpu
 
     def _run_cell(self, line: str, cell: str) -> None:
+        with CellRecord(current_request()["content"].get("code", "")) as record:
+            self._run_recorded(line, cell, record)
+
+    def _run_recorded(self, line: str, cell: str, record: CellRecord) -> None:
         rest, spmd = take_spmd(self.environment.take_python(line))
         rest, send, bring = take_names(rest)
         rest, limit = take_value(rest, TIMEOUT_OPTION)
@@ -226,28 +249,35 @@ class GpuMagics(Magics):
                 f"{NO_SYNC_OPTION} says that nothing is sent or brought back, -i and -o that it is"
             )
         sticky = STICKY_OPTION in command.options
-        client = self._session_for(command.spec, wait="--no-wait" not in command.options)
+        client = self._session_for(command.spec, wait="--no-wait" not in command.options, record=record)
         if sticky:
-            held = words.accelerators_in_words(client.info.accelerators)
-            self.shell.display_pub.publish({"text/plain": f"▸ on {held}"})
+            place = {"text/plain": f"▸ on {words.accelerators_in_words(client.info.accelerators)}"}
+            self.shell.display_pub.publish(place)
+            record.note_display(place)
         self.environment.bring_up_to_date(client, cell)
         code = code_to_run("" if sticky else f"%%gpu {line}".rstrip(), cell)
         # The cell's own number: `execution_count` is the next one already in newer versions of IPython.
         count = self.shell.displayhook.prompt_count
         wish = Wish() if NO_SYNC_OPTION in command.options else Wish.of_cell(analyse(cell), send, bring)
         spmd_wish = wish_for(spmd, client.info.accelerators, client.info.node.hostname) if spmd is not None else None
-        execute_cell(client, code, wish, execution_count=count, timeout_s=timeout_s, spmd=spmd_wish)
+        try:
+            execute_cell(client, code, wish, execution_count=count, timeout_s=timeout_s, spmd=spmd_wish, record=record)
+        except errors.KernelDiedError as error:
+            raise error if spmd_wish is None else kernel_died(error, spmd_wish) from None
 
-    def _session_for(self, spec: Spec | None, *, wait: bool) -> SessionClient:
-        notebook = this_notebook()
+    def _session_for(self, spec: Spec | None, *, wait: bool, record: CellRecord | None = None) -> SessionClient:
+        notebook, known_end = this_notebook(), False
         if notebook.chosen is not None and notebook.chosen.end is not None:
             _tell(f"{notebook.chosen.end.message()}; opening a new session")
             notebook.chosen = None
+            known_end = True
         chosen = notebook.chosen
         attached = notebook.attached_that_meets(spec) if spec else chosen
         if attached is not None:
             return attached
-        client, existing = self._open(spec, wait=wait)
+        client, existing = self._open(spec, wait=wait, quiet=known_end, record=record)
+        if existing:
+            tell_missed(client)
         if chosen is None:
             background().run(notebook.choose(client))
         elif not existing:
@@ -258,11 +288,27 @@ class GpuMagics(Magics):
         return client
 
     def _open(
-        self, spec: Spec | None, *, new: bool = False, wait: bool = True, pool_name: str | None = None
+        self,
+        spec: Spec | None,
+        *,
+        new: bool = False,
+        wait: bool = True,
+        quiet: bool = False,
+        pool_name: str | None = None,
+        idle_close_s: float | None = None,
+        record: CellRecord | None = None,
     ) -> tuple[SessionClient, bool]:
+        """Opens or finds a session; says what became of the last one, unless the person was told so already."""
         held = this_notebook().held()
         with OpeningProgress(self.shell, words.accelerators_in_words(held) if held else "") as progress:
-            return open_session(spec, new=new, wait=wait, on_update=progress, pool_name=pool_name)
+            opened = open_session(
+                spec, new=new, wait=wait, on_update=progress, pool_name=pool_name, idle_close_s=idle_close_s
+            )
+        if progress.was_shown and record is not None:
+            record.note_cleared()
+        if progress.notice and not quiet:
+            _tell(f"{progress.notice}; this is a new one, without its variables")
+        return opened
 
     # %gpu
 
@@ -279,6 +325,8 @@ class GpuMagics(Magics):
         command(rest)
 
     def _attach(self, line: str) -> None:
+        rest = [each for each in line.split() if each != FOLLOW_OPTION]
+        follow, line = len(rest) == len(line.split()), " ".join(rest)
         if line.strip().startswith("--session"):
             session_id = line.strip().removeprefix("--session").strip(" =")
             if not session_id:
@@ -286,15 +334,20 @@ class GpuMagics(Magics):
             client, existing = background().run(this_notebook().find(session_id)), True
         else:
             line, pool_name = take_value(line, "--pool")
+            line, idle_close_s = take_idle(line)
             command = parse_line(line, frozenset({"--new", "--no-wait"}))
             client, existing = self._open(
                 command.spec,
                 new="--new" in command.options,
                 wait="--no-wait" not in command.options,
                 pool_name=pool_name,
+                idle_close_s=idle_close_s,
             )
         background().run(this_notebook().choose(client))
         print(f"attached to {_place(client)}, session {client.id}" + (" (open since before)" if existing else ""))
+        if existing:
+            sys.stdout.flush()
+            show_missed(client, follow=follow)
 
     def _detach(self, line: str) -> None:
         client = self._named(line)
@@ -314,8 +367,12 @@ class GpuMagics(Magics):
             return
         info = Session(client).info()
         state = words.state_in_words(info)
-        print(f"{_place(client)}: {state}")
+        closing = words.closing_in_words(info.closing)
+        print(f"{_place(client)}: {state}" + (f", {closing}" if closing else ""))
         print(f"session {info.id}, {info.executions} cells run, Python {info.python_version}")
+        missed = background().run(missed_in_words(client))
+        if missed:
+            print(missed)
         samples = background().run(_latest_samples(client))
         if samples:
             print(words.samples_table(info.accelerators, samples))
@@ -402,7 +459,7 @@ def code_to_run(first_line: str, cell: str) -> str:
 
 def _without_frames(error: errors.Error) -> errors.Error:
     """Has IPython show the error by its message alone: the frames between the magic and the error are ours."""
-    lines = [f"\x1b[31m{type(error).__name__}\x1b[0m: {error}"]
+    lines = rendered(error)
     if not hasattr(error, "_render_traceback_"):
         error._render_traceback_ = lambda: lines  # type: ignore[attr-defined]
     return error

@@ -20,6 +20,7 @@ from nbgpu.client import environments
 from nbgpu.client.background import background
 from nbgpu.client.pool import Pool
 from nbgpu.comms import CommBridge
+from nbgpu.notebook_key import own_notebook_key
 from nbgpu.output import KernelPublisher, Publisher, ShellPublisher
 from nbgpu.pool_connections import PoolConnections
 from nbgpu.session_client import SessionClient
@@ -104,6 +105,7 @@ class Notebook:
         wait: bool = True,
         on_update: OnUpdate | None = None,
         pool_name: str | None = None,
+        idle_close_s: float | None = None,
     ) -> tuple[SessionClient, bool]:
         """Attaches to this notebook's session that meets the spec, or opens one.
 
@@ -114,6 +116,7 @@ class Notebook:
             on_update: Told what is happening.
             pool_name: The pool to ask; None: the one that has this notebook's session, else as
                 `PoolConnections.choose`.
+            idle_close_s: Close it after so long without work; 0: never; None: as the pool has it.
 
         Returns:
             The session, and whether it was open before.
@@ -132,12 +135,16 @@ class Notebook:
             working_folder=os.getcwd() if self._is_embedded(pool) else "",
             no_wait=not wait,
             snapshot_digest=snapshot_digest,
+            idle_close_s=idle_close_s,
+            notebook_key=own_notebook_key(),
         )
         async with contextlib.aclosing(pool.open_session(request)) as updates:
             async for update in updates:
                 if on_update is not None:
                     on_update(update)
                 if update.phase == pool_pb2.READY:
+                    if update.existing and idle_close_s is not None:
+                        await pool.renew_lease(update.session.id, idle_close_s=idle_close_s)
                     if not update.existing:
                         self.attachment.note_opened(update.session.id, snapshot_digest)
                     return await self._attach(pool, update.session), update.existing
@@ -210,7 +217,7 @@ class Notebook:
     async def choose(self, session: SessionClient) -> None:
         """Makes the session this notebook's, and the one that a plain `%%gpu` uses; its agent knows of it."""
         self.chosen = session
-        await self.pools.choose_session(session.pool, session.id, notebook_id(), notebook_name())
+        await self.pools.choose_session(session.pool, session.id, notebook_id(), notebook_name(), own_notebook_key())
 
     async def leave(self, session: SessionClient) -> None:
         """Leaves a session running, as no notebook's if it was this one's."""
@@ -276,10 +283,14 @@ class Notebook:
         known = self._attached.get(info.id)
         if known is not None and known.end is None:
             return known
-        address = self.pools.address_of(pool)
-        assert address is not None
         session = SessionClient(
-            pool, info, address.is_agent_gone, late_publisher, self.comms, on_choice=self._follow_choice
+            pool,
+            info,
+            lambda: self.pools.is_agent_gone(pool),
+            late_publisher,
+            self.comms,
+            on_choice=self._follow_choice,
+            revive=lambda: self.pools.revive(pool),
         )
         await session.connect()
         self._attached[info.id] = session

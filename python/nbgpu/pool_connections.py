@@ -49,12 +49,33 @@ class PoolConnections:
         known = self._connections.get(name)
         if known is not None and not known.address.is_agent_gone():
             return known.pool
-        if known is not None:
-            del self._connections[name]
-            await known.pool.close()
         pool, address = await connect(start=start, on_progress=on_progress, pool_name=name)
+        current = self._connections.get(name)
+        if current is not None:
+            if (current.address.address, current.address.token) == (address.address, address.token):
+                # An agent that came in the place of another: what is open on the connection goes on.
+                await pool.close()
+                pool = current.pool
+            else:
+                await current.pool.close()
         self._connections[name] = _Connection(pool, address)
         return pool
+
+    def is_agent_gone(self, pool: Pool) -> bool:
+        """Returns whether the agent of a pool is known to have ended."""
+        address = self.address_of(pool)
+        return address is None or address.is_agent_gone()
+
+    async def revive(self, pool: Pool) -> None:
+        """Has an agent in the place of one of this machine's that is gone.
+
+        Raises:
+            AgentUnreachableError: The pool is not this machine's, or it is reached in another way by now.
+            AgentStartError: It did not start.
+        """
+        name = next((name for name, each in self._connections.items() if each.pool is pool), None)
+        if name is None or await self.get(name) is not pool:
+            raise errors.AgentUnreachableError("the agent is gone")
 
     def address_of(self, pool: Pool) -> PoolAddress | None:
         """Returns how a pool was reached; None for one that is no longer connected."""
@@ -112,11 +133,13 @@ class PoolConnections:
                 ]
         return sorted(found, key=lambda each: (each[1].attached_unix_s, each[1].last_active_unix_s), reverse=True)
 
-    async def choose_session(self, pool: Pool, session_id: str, notebook_id: str, notebook_name: str) -> None:
+    async def choose_session(
+        self, pool: Pool, session_id: str, notebook_id: str, notebook_name: str, notebook_key: str = ""
+    ) -> None:
         """Tells the agents which session the notebook uses from now on."""
         if not notebook_id:
             return
-        await pool.attach_session(session_id, notebook_id, notebook_name)
+        await pool.attach_session(session_id, notebook_id, notebook_name, notebook_key)
         if len(self.names()) > 1:
             others = {id(other): other for other, _ in await self.sessions_of(notebook_id) if other is not pool}
             for other in others.values():

@@ -29,14 +29,23 @@ class OpeningProgress:
         self._started = time.monotonic()
         self._display_id: str | None = None
         self._is_line_open = False
+        self.notice = ""
+        """What the agent said of the session that the notebook had before."""
 
     def __enter__(self) -> OpeningProgress:
         return self
+
+    @property
+    def was_shown(self) -> bool:
+        """Whether there was a display, which is cleared at the end with all that the cell showed before."""
+        return self._display_id is not None
 
     def __call__(self, update: str | pool_pb2.SessionUpdate) -> None:
         """Shows an update; the first half second is quiet unless there is a queue."""
         queued = not isinstance(update, str) and update.phase == pool_pb2.QUEUED
         ready = not isinstance(update, str) and update.phase == pool_pb2.READY
+        if not isinstance(update, str):
+            self.notice = update.notice or self.notice
         if ready or (not queued and time.monotonic() - self._started < _QUIET_S):
             return
         text = update if isinstance(update, str) else words.update_in_words(update)

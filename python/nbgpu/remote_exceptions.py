@@ -58,6 +58,12 @@ def _with_frames(error: BaseException, ename: str, evalue: str, frames: list[str
     return error
 
 
+def rendered(error: BaseException) -> list[str]:
+    """Returns the pieces that IPython shows of an exception of this package's; none, if the person has read of it."""
+    frames = getattr(error, "_render_traceback_", None)
+    return list(frames()) if frames is not None else [f"\x1b[31m{type(error).__name__}\x1b[0m: {error}"]
+
+
 def unpickle_exception(encoded: str | None) -> BaseException | None:
     """Returns an exception that the session's kernel packed, or None where it cannot be put together here."""
     if not encoded:

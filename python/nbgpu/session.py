@@ -14,8 +14,10 @@ from types import TracebackType
 from typing import Any, Literal, NoReturn, TypeVar, overload
 
 from nbgpu import errors, words
+from nbgpu.cell_record import CellRecord
 from nbgpu.client.background import background, wait_for
 from nbgpu.execution import Request
+from nbgpu.kernel_shutdown import HOLD_S, NotebookEndingError, ShutdownWatch, watch_shutdown
 from nbgpu.live_metrics.readings import as_frame, recorded_rows
 from nbgpu.notebook import OnUpdate, current_request, notebook_id, this_notebook
 from nbgpu.output import RemoteResult, choose_publisher
@@ -82,10 +84,14 @@ def open_session(
     wait: bool = True,
     on_update: OnUpdate | None = None,
     pool_name: str | None = None,
+    idle_close_s: float | None = None,
 ) -> tuple[SessionClient, bool]:
     """Does what `attach` does, and returns the session and whether it was open before, without choosing it."""
     return run_telling(
-        lambda tell: this_notebook().open(spec, new=new, wait=wait, on_update=tell, pool_name=pool_name), on_update
+        lambda tell: this_notebook().open(
+            spec, new=new, wait=wait, on_update=tell, pool_name=pool_name, idle_close_s=idle_close_s
+        ),
+        on_update,
     )
 
 
@@ -136,6 +142,7 @@ class _SessionBase:
         silent: bool = False,
         spmd: Mapping[str, Any] | None = None,
         timeout_s: float | None = None,
+        record: CellRecord | None = None,
     ) -> tuple[Request, Coroutine[Any, Any, None]]:
         """Returns the request, and the coroutine that sends it."""
         parent = current_request()
@@ -155,10 +162,15 @@ class _SessionBase:
             own["spmd"] = dict(spmd)
         if timeout_s is not None:
             own["timeout_s"] = timeout_s
-        if own:
-            metadata["nbgpu"] = own
+        if not silent and notebook_id():
+            own["notebook_id"] = notebook_id()
         header = {**parent["header"], "msg_type": "execute_request"}
         request = Request(header, CLIENT_ID, choose_publisher(), reply_to_input=self._reply_to_input)
+        self._client.take_notices()
+        if record is not None:
+            own.update(record.take())
+        if own:
+            metadata["nbgpu"] = own
         _flush()
         return request, self._client.send(request, content, metadata, buffers)
 
@@ -324,17 +336,26 @@ class Session(_SessionBase):
         execution_count: int | None = None,
         spmd: Mapping[str, Any] | None = None,
         timeout_s: float | None = None,
+        record: CellRecord | None = None,
     ) -> Request:
         """Runs code and waits for the answer, interruptibly. What is silent is not the person's, and not bounded."""
         if self._needs_reviving:
             background().run(self._revive())
         limit_s = None if silent else timeout_s
-        request, sending = self._prepare(
-            code, execution_count, values, buffers, silent=silent, spmd=spmd, timeout_s=limit_s
-        )
-        background().submit(sending)
-        wait_interruptibly(self._client, request)
-        return request
+        record = None if silent else record
+        while True:
+            request, sending = self._prepare(
+                code, execution_count, values, buffers, silent=silent, spmd=spmd, timeout_s=limit_s, record=record
+            )
+            background().submit(sending)
+            try:
+                wait_interruptibly(self._client, request)
+            except errors.KernelDiedError:
+                if not (request.was_refused and self._needs_reviving):
+                    raise
+                background().run(self._revive())  # it ended before this came to it
+            else:
+                return request
 
     def interrupt(self) -> bool:
         """Interrupts what runs in the session; returns whether something did."""
@@ -509,6 +530,7 @@ def execute_cell(
     execution_count: int | None = None,
     spmd: Mapping[str, Any] | None = None,
     timeout_s: float | None = None,
+    record: CellRecord | None = None,
 ) -> Any:
     """Runs a cell's code with what it reads of this notebook sent before, and what it binds bound here after.
 
@@ -519,6 +541,7 @@ def execute_cell(
         execution_count: As `Session.execute`.
         timeout_s: For how long it may run, from when it begins; None: for ever.
         spmd: For a cell on ranks: what `nbgpu.ranks.spmd.wish_for` returned.
+        record: What the agent is told of the cell; None: the code is not the whole of one.
 
     Returns:
         What its last expression showed.
@@ -527,7 +550,9 @@ def execute_cell(
         BaseException: As `Session.execute` does; nothing is bound then.
     """
     session = Session(client)
-    run = functools.partial(session._run, execution_count=execution_count, timeout_s=timeout_s, spmd=spmd)
+    run = functools.partial(
+        session._run, execution_count=execution_count, timeout_s=timeout_s, spmd=spmd, record=record
+    )
     exchange = Exchange(client, run)
     return exchange.run_cell(code, wish, session._finish)
 
@@ -538,7 +563,14 @@ def fetch_value(client: SessionClient, handle: Handle) -> Any:
 
 
 def wait_interruptibly(client: SessionClient, request: Request) -> None:
-    """Waits for a request; the first interrupt is passed on, a later one ends the kernel, a third one gives up."""
+    """Waits for a request; the first interrupt is passed on, a later one ends the kernel, a third one gives up.
+
+    Raises:
+        NotebookEndingError: The interrupt was how the notebook's own kernel is shut down; what runs over there goes on.
+        KeyboardInterrupt: The third one.
+        Error: The request failed for a reason that is not the cell's.
+    """
+    shutdown = watch_shutdown()
     first_at: float | None = None
     escalated = False
     with contextlib.ExitStack() as cleanup:
@@ -552,12 +584,25 @@ def wait_interruptibly(client: SessionClient, request: Request) -> None:
                     raise
                 if first_at is None:
                     first_at = now
+                    if _is_ending(shutdown):
+                        raise NotebookEndingError(
+                            "this notebook's kernel was shut down; the cell goes on in its session, and `%gpu attach`"
+                            " in the notebook's next kernel shows what it prints"
+                        ) from None
                     cleanup.enter_context(_hint_after(_PATIENCE_S, request))
                     background().submit(_interrupt(client, request, escalate=False))
                 elif now - first_at > _ESCALATE_AFTER_S:
                     escalated = True
                     print("nbgpu: ending the session's kernel", file=sys.stderr, flush=True)
                     background().submit(_interrupt(client, request, escalate=True))
+
+
+def _is_ending(shutdown: ShutdownWatch | None) -> bool:
+    """Says whether an interrupt is the beginning of a shutdown; another one meanwhile is a person who insists."""
+    try:
+        return shutdown is not None and shutdown.is_asked_within(HOLD_S)
+    except KeyboardInterrupt:
+        return False
 
 
 async def _interrupt(client: SessionClient, request: Request, *, escalate: bool) -> None:

@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Iterable, Sequence
 
+from nbgpu_protocol.spans import span_in_words
 from nbgpu_protocol.v1 import pool_pb2
 
 _GIB = 1 << 30
@@ -51,6 +52,8 @@ def memory_in_words(memory_bytes: int) -> str:
 
 def exit_in_words(kernel_exit: pool_pb2.KernelExit) -> str:
     """Returns how a kernel ended, without its last lines."""
+    if kernel_exit.ended_because:
+        return f"the session's kernel was ended {kernel_exit.ended_because}"
     if kernel_exit.asked_for:
         return "the session's kernel was ended as asked"
     if kernel_exit.HasField("signal"):
@@ -93,6 +96,24 @@ def state_in_words(session: pool_pb2.SessionInfo, now_unix_s: float | None = Non
         return f"running {cell} for {duration_in_words(now - session.executing.started_unix_s)}"
     idle_min = int((now - session.last_active_unix_s) // 60)
     return f"idle {idle_min} min" if idle_min else "idle"
+
+
+def closing_in_words(closing: pool_pb2.Closing, now_unix_s: float | None = None) -> str:
+    """Returns when a session is closed by itself, "closes after 60 min without work"; empty if it is not."""
+    now = time.time() if now_unix_s is None else now_unix_s
+    after = f"closes after {span_in_words(closing.idle_close_s)} without work" if closing.idle_close_s else ""
+    if not closing.HasField("closes_unix_s"):
+        return after
+    left = f"closes in {span_in_words(max(closing.closes_unix_s - now, 1))}"
+    if closing.cause == pool_pb2.Closing.IDLE:
+        return f"{left}, unless it is used"
+    or_after = after.replace("closes", "or") if closing.cause == pool_pb2.Closing.LIFETIME else ""
+    why = {
+        pool_pb2.Closing.LIFETIME: "the longest that this pool keeps one open",
+        pool_pb2.Closing.LEASE: "when its lease ends",
+        pool_pb2.Closing.BUDGET: "when its budget is spent",
+    }.get(closing.cause, "")
+    return ", ".join(filter(None, (left, why, or_after)))
 
 
 def update_in_words(update: pool_pb2.SessionUpdate) -> str:

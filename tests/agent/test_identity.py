@@ -44,7 +44,7 @@ def test_an_address_that_fails_too_often_waits_until_the_first_failure_is_old(cl
     attempts = Attempts(clock, max_failures=3, window_s=60)
     for _ in range(3):
         assert attempts.wait_s("a") == 0
-        attempts.note_failure("a")
+        attempts.note_failure("a", "no token")
         clock.time_s += 10
     assert attempts.wait_s("a") == 30
     assert attempts.wait_s("b") == 0
@@ -52,14 +52,14 @@ def test_an_address_that_fails_too_often_waits_until_the_first_failure_is_old(cl
     assert attempts.wait_s("a") == 1
     clock.time_s += 1
     assert attempts.wait_s("a") == 0
-    attempts.note_failure("a")  # three within the last minute again
+    attempts.note_failure("a", "no token")  # three within the last minute again
     assert attempts.wait_s("a") == 10
 
 
 def test_no_more_addresses_are_remembered_than_there_is_room_for(clock: Clock) -> None:
     attempts = Attempts(clock, max_failures=1)
     for number in range(10_001):
-        attempts.note_failure(str(number))
+        attempts.note_failure(str(number), "no token")
     assert attempts.wait_s("0") == 0
     assert attempts.wait_s("10000") == 60
 

@@ -23,10 +23,14 @@ from fakes.session import FakeKernels, FakeSession
 from nbgpu_agent.accelerators.cpu import CpuSource
 from nbgpu_agent.accelerators.inventory import Inventory
 from nbgpu_agent.accelerators.simulated import SimulatedSource, parse_simulated
+from nbgpu_agent.accounting.accounts import Accounts
+from nbgpu_agent.accounting.allowances import Grants
+from nbgpu_agent.accounting.ledger import Ledger
 from nbgpu_agent.identity.attempts import MAX_FAILURES
 from nbgpu_agent.identity.users import UserStore
 from nbgpu_agent.listening import ListenAddress
 from nbgpu_agent.model import Node
+from nbgpu_agent.prices import make_price_list
 from nbgpu_agent.registry import SessionRegistry
 from nbgpu_agent.sampling import Sampler
 from nbgpu_agent.service.authentication import OPEN_METHODS, PAIR
@@ -34,14 +38,14 @@ from nbgpu_agent.service.pool import AgentIdentity, PoolService
 from nbgpu_agent.service.server import bind, make_server
 from nbgpu_agent.user_blobs import UserBlobs
 from nbgpu_protocol import ERROR_METADATA_KEY, VERSION, blobs
-from nbgpu_protocol.v1 import environment_pb2, identity_pb2, pool_pb2, session_pb2, workspace_pb2
+from nbgpu_protocol.v1 import accounting_pb2, environment_pb2, identity_pb2, pool_pb2, session_pb2, workspace_pb2
 from nbgpu_protocol.workspace import CONTENTS_SERVICE
 
 pytestmark = pytest.mark.asyncio
 
 DEADLINE_S = 60
 UNKNOWN = "0123456789abcdef"
-FILES = (pool_pb2, session_pb2, environment_pb2, workspace_pb2, identity_pb2)
+FILES = (pool_pb2, session_pb2, environment_pb2, workspace_pb2, identity_pb2, accounting_pb2)
 METHODS: dict[str, MethodDescriptor] = {
     f"/{service.full_name}/{method.name}": method
     for file in FILES
@@ -63,6 +67,7 @@ WITHOUT_A_SESSION = {
     "/nbgpu.v1.Environment/Plan": "test_blobs_are_neither_read_nor_probed_by_others: a snapshot is a blob",
     "/nbgpu.v1.Environment/Materialise": "test_blobs_are_neither_read_nor_probed_by_others: a snapshot is a blob",
     "/nbgpu.v1.Identity/Pair": "has no caller yet",
+    "/nbgpu.v1.Accounting/SetBudget": "test_accounts_and_budgets_are_ones_own",
     blobs.PUT: "test_blobs_are_neither_read_nor_probed_by_others",
     blobs.GET: "test_blobs_are_neither_read_nor_probed_by_others",
 }
@@ -134,8 +139,10 @@ async def running(folder: Path) -> AsyncIterator[tuple[Agent, FakeSession]]:
     users = UserStore(folder / "users.sqlite")
     with ThreadPoolExecutor(1) as executor:
         sampler = Sampler(inventory.sample, registry.held, executor)
-        pool = PoolService(AgentIdentity(node, "1", False, False), registry, sampler, lambda: None)
-        server = make_server(None, pool, registry, UserBlobs(folder / "blobs"), users=users)
+        pool = PoolService(AgentIdentity(node, "1", False, False), registry, sampler, lambda keep_sessions: None)
+        prices = make_price_list({"H100": 3600.0})
+        accounts = Accounts(Ledger(folder / "usage"), registry, prices, Grants(), sampler.measure)
+        server = make_server(None, pool, registry, UserBlobs(folder / "blobs"), users=users, accounts=accounts)
         target = bind(server, ListenAddress(socket=folder / "agent.sock"))
         await server.start()
         agent = Agent(target, users, registry, sampler)
@@ -147,6 +154,7 @@ async def running(folder: Path) -> AsyncIterator[tuple[Agent, FakeSession]]:
             await agent.channel.close()
             await registry.close_all("the test ended")
             await server.stop(0)
+            await accounts.close()
             users.close()
 
 
@@ -211,6 +219,41 @@ async def test_no_rpc_is_answered_without_a_token(tmp_path: Path) -> None:
             assert refused is False or outcome.responses == []
 
 
+async def test_accounts_and_budgets_are_ones_own(tmp_path: Path) -> None:
+    async with running(tmp_path) as (agent, session):
+        await agent.registry.close(session.id, "it was closed by its user")
+        report = "/nbgpu.v1.Accounting/ReportUsage"
+        usage = accounting_pb2.UsageRequest(session_id=session.id, notebook_id="notebook").SerializeToString()
+
+        async def reported(user: str) -> accounting_pb2.UsageReport:
+            return accounting_pb2.UsageReport.FromString((await agent.call(report, usage, user)).responses[0])
+
+        own, others = await reported("alice"), await reported("bob")
+        assert own.users == others.users == []
+        assert [each.user for each in (await reported("boss")).users] in ([], ["alice"])  # FakeSession meters nothing
+        assert others.session == others.notebook == others.month == accounting_pb2.Usage(busy_accelerator_seconds=0)
+        budget = accounting_pb2.SetBudgetRequest(notebook_id="notebook", amount=5.0).SerializeToString()
+        assert (await agent.call("/nbgpu.v1.Accounting/SetBudget", budget, "bob")).code is grpc.StatusCode.OK
+        assert [each.amount for each in (await reported("bob")).allowances] == [5.0]
+        assert (await reported("alice")).allowances == []
+
+
+async def test_why_a_session_was_closed_is_told_to_its_user_alone(tmp_path: Path) -> None:
+    async with running(tmp_path) as (agent, session):
+        await agent.registry.close(session.id, "it was idle for 60 min", tell=True)
+        restart = "/nbgpu.v1.Session/Stacks"
+        told = await agent.call(restart, request_about(restart, session.id) or b"", "alice")
+        assert "it was idle for 60 min" in told.error.message
+        for user in ("bob", "boss"):
+            hidden = await agent.call(restart, request_about(restart, session.id) or b"", user)
+            unknown = await agent.call(restart, request_about(restart, UNKNOWN) or b"", user)
+            assert hidden.without(session.id) == unknown.without(UNKNOWN)
+        _, update = await agent.open("bob", "notebook")
+        assert update.notice == ""
+        _, update = await agent.open("alice", "notebook")
+        assert "it was idle for 60 min" in update.notice
+
+
 async def test_another_users_session_answers_as_one_that_is_not_there(tmp_path: Path) -> None:
     async with running(tmp_path) as (agent, session):
         asked = 0
@@ -222,8 +265,8 @@ async def test_another_users_session_answers_as_one_that_is_not_there(tmp_path: 
             of_none = await agent.call(path, unknown, "bob")
             of_others = await agent.call(path, other, "bob")
             assert of_others.without(session.id) == of_none.without(session.id), path
-            if path == "/nbgpu.v1.Pool/CloseSession":
-                continue  # idempotent: what is not there is closed
+            if path in ("/nbgpu.v1.Pool/CloseSession", "/nbgpu.v1.Accounting/ReportUsage"):
+                continue  # what is not there is closed, and the caller used nothing in it
             assert of_others.error.reason == pool_pb2.NO_SUCH_SESSION, path
             # And of one's own it is not what is answered, or the test would prove nothing.
             own = await agent.call(path, other, "alice", responses=1)
@@ -237,6 +280,7 @@ async def test_another_users_session_answers_as_one_that_is_not_there(tmp_path: 
 
 async def test_what_runs_in_a_session_is_its_users_also_for_an_administrator(tmp_path: Path) -> None:
     managed = {"Interrupt", "Restart", "RenewLease", "DetachSession", "CloseSession"}
+    managed |= {"ReportUsage"}  # of the caller's own use, whichever session is named
     async with running(tmp_path) as (agent, session):
         for path in sorted(METHODS.keys() | RAW, key=lambda path: (path.endswith("CloseSession"), path)):
             if (request := request_about(path, session.id)) is None:

@@ -99,7 +99,9 @@ async def served(
     stopped: list[bool] = []
     with ThreadPoolExecutor(1) as executor:
         sampler = Sampler(inventory.sample, registry.held, executor)
-        server = make_server(TOKEN, PoolService(identity, registry, sampler, lambda: stopped.append(True)))
+        server = make_server(
+            TOKEN, PoolService(identity, registry, sampler, lambda keep_sessions: stopped.append(True))
+        )
         one = Served(bind(server, address), registry, kernels, sampler, stopped)
         await server.start()
         try:

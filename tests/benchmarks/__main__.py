@@ -5,7 +5,18 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 
-from benchmarks import attach, cell_latency, environments, first_cell, live_view, output_flood, ranks, spmd, values
+from benchmarks import (
+    attach,
+    cell_latency,
+    environments,
+    first_cell,
+    idle_sessions,
+    live_view,
+    output_flood,
+    ranks,
+    spmd,
+    values,
+)
 from benchmarks.measurement import Row, format_table
 
 BENCHMARKS: dict[str, Callable[[], Sequence[Row]]] = {
@@ -17,6 +28,7 @@ BENCHMARKS: dict[str, Callable[[], Sequence[Row]]] = {
     "live_view": live_view.run,
     "attach": attach.run,
     "ranks": ranks.run,
+    "idle_sessions": idle_sessions.run,
     "spmd": spmd.run,
 }
 

@@ -13,6 +13,7 @@ from benchmarks import (
     cell_latency,
     environments,
     first_cell,
+    idle_sessions,
     live_view,
     output_flood,
     ranks,
@@ -33,6 +34,7 @@ SMALL: dict[str, Callable[[], Sequence[Row]]] = {
     "live_view": partial(live_view.run, rounds=1, pages=2, window_s=2.0),
     "attach": partial(attach.run, rounds=1),
     "ranks": partial(ranks.run, rounds=1, ranks=2),
+    "idle_sessions": partial(idle_sessions.run, rounds=1, sessions=2, window_s=0.1),
     "spmd": partial(spmd.run, rounds=1, repeats=1, ranks=2, size_bytes=4 << 20),
 }
 

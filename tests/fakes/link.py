@@ -29,6 +29,8 @@ class Link:
         self.bytes_to_client = 0
         self.bytes_to_agent = 0
         self.refused = 0
+        self.delay_s = 0.0
+        """Of everything that is forwarded, in each direction."""
         self._agent_port = agent_port
         self._is_down = False
         self._may_pass = {True: asyncio.Event(), False: asyncio.Event()}  # by whether it is to the client
@@ -81,7 +83,12 @@ class Link:
             self.refused += 1
             writer.transport.abort()
             return
-        agent_reader, agent_writer = await asyncio.open_connection("127.0.0.1", self._agent_port)
+        try:
+            agent_reader, agent_writer = await asyncio.open_connection("127.0.0.1", self._agent_port)
+        except ConnectionError:  # there is no agent now
+            self.refused += 1
+            writer.transport.abort()
+            return
         self._writers |= {writer, agent_writer}
         ways = (_Direction(reader, agent_writer, to_client=False), _Direction(agent_reader, writer, to_client=True))
         tasks = {asyncio.create_task(self._forward(way)) for way in ways}
@@ -104,6 +111,8 @@ class Link:
                 is_cut = bool(cuts) and done + len(data) >= cuts[0]
                 if is_cut:
                     data = data[: max(0, cuts.pop(0) - done)]
+                if self.delay_s:
+                    await asyncio.sleep(self.delay_s)
                 way.sink.write(data)
                 await way.sink.drain()
                 if way.to_client:

@@ -19,6 +19,7 @@ Json = dict[str, Any]
 GIB = 2**30
 API = re.compile(r"/nbgpu/api/(?!events)")
 EVENTS = re.compile(r"/nbgpu/api/events")
+REPLAY = re.compile(r"/nbgpu/api/notebooks/[^/]+/replay")
 
 
 def accelerator(index: int, type_: str = "H100", **fields: Any) -> Json:
@@ -94,6 +95,10 @@ def session(id_: str, notebook_id: str | None, name: str | None, **fields: Any) 
         "cost_per_hour": 16.8,
         "currency": "USD",
         "idle_close_s": 3600.0,
+        "idle_since_unix_s": now,
+        "closes_unix_s": now + 3600,
+        "closing_warn_unix_s": now + 3000,
+        "closing_cause": "idle",
         "expires_unix_s": None,
         "attached_unix_s": now - 600,
         "created_unix_s": now - 600,
@@ -196,6 +201,7 @@ class PageFeed:
     def serve(self, page: Page) -> None:
         page.route(API, self._answer)
         page.route_web_socket(EVENTS, self._open)
+        page.route_web_socket(REPLAY, lambda socket: socket.close(code=1000))  # no cell lacks any output
 
     def publish(self, *pools: Json) -> None:
         """Makes these the pools, and sends them to the page."""

@@ -40,6 +40,10 @@ class Findings:
     growth_bytes: int = 0
 
 
+OWN_FILES = ("stderr", "log", "stacks", "history.sqlite", "users.sqlite", "audit.jsonl", "usage.sqlite3", "journal.db")
+"""What the agent writes by itself, as these names begin."""
+
+
 @dataclass(frozen=True)
 class Target:
     agent: SecuredAgent
@@ -63,8 +67,9 @@ class Target:
             if path.is_file()
             and (path.is_relative_to(others) or not path.is_relative_to(kernels))
             and not path.is_relative_to(root / "agent" / "blobs-of-users" / "bob")
+            and not path.is_relative_to(root / "agent" / "sessions" / self.sessions["bob"])
             and path.suffix not in (".log", ".sqlite-journal")
-            and path.name not in ("stderr", "log", "stacks", "history.sqlite", "users.sqlite")
+            and not path.name.startswith(OWN_FILES)
             and "/tmp/" not in str(path.relative_to(place))
         }
 

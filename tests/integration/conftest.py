@@ -21,6 +21,7 @@ from nbformat import NotebookNode
 from traitlets import Type
 from traitlets.config import Config
 
+from agent_processes import KEPT
 from nbgpu.client.embedded import find_agent
 from nbgpu.client.pool import Pool
 
@@ -112,7 +113,7 @@ def assert_nothing_left(folder: Path) -> None:
     assert not sockets, "sockets left behind"
     agent = folder / "agent"
     left_files = sorted(str(path.relative_to(agent)) for path in agent.rglob("*")) if agent.exists() else []
-    assert set(left_files) <= {"agent.log", "agent.lock", "start.lock"}, "the agent left files behind"
+    assert set(left_files) <= KEPT, "the agent left files behind"
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import shutil
@@ -306,7 +307,7 @@ def test_interrupt_restart_renew_read_and_close(api: Api, notebook: Notebook) ->
     assert (status, refusal["reason"]) == (404, "no_such_session")
 
 
-def test_an_agent_that_is_killed_under_an_open_page_is_said_and_started_again(
+def test_an_agent_that_is_killed_under_an_open_page_is_said_and_the_next_has_its_session(
     place: tuple[JupyterServer, Api, Path], api: Api
 ) -> None:
     server = place[0]
@@ -316,7 +317,10 @@ def test_an_agent_that_is_killed_under_an_open_page_is_said_and_started_again(
 
     async def watch() -> None:
         page = await websocket_connect(request)
+        with contextlib.closing(page):
+            await follow(page)
 
+    async def follow(page: Any) -> None:
         async def until_message(condition: Callable[[Any], bool]) -> Any:
             while (text := await asyncio.wait_for(page.read_message(), DEADLINE_S)) is not None:
                 if condition(message := json.loads(text)):
@@ -338,9 +342,13 @@ def test_an_agent_that_is_killed_under_an_open_page_is_said_and_started_again(
         assert await asyncio.to_thread(api.nbgpu, "POST", "retry") is None
         after = (await until_message(is_link("connected")))["pools"][0]
         assert after["node"]["id"] != before["node"]["id"]
-        assert after["sessions"] == []
+        await until_message(
+            lambda message: (
+                message["kind"] == "state"
+                and [each["id"] for each in message["pools"][0]["sessions"]] == [session["id"]]
+            )
+        )
         await until_message(lambda message: message["kind"] == "samples")
-        page.close()
 
     asyncio.run(watch())
 

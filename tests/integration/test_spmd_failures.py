@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import textwrap
 from collections.abc import Iterator
@@ -9,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from notebook_kernel import Cell, NotebookKernel, notebook_kernel, without_colours
+from notebook_kernel import Cell, NotebookKernel, notebook_kernel, wait_for_answers, without_colours
+from spmd_faults import is_alive
 
 BEGIN = """
 %load_ext nbgpu
@@ -118,6 +120,24 @@ def test_a_rank_fails_and_the_session_goes_on(notebook: NotebookKernel, kind: st
     assert others(cell) == "[ranks 1-2] sum 3"
 
 
+def test_the_notebooks_own_exception_is_caught_by_its_class(notebook: NotebookKernel) -> None:
+    code = """
+        try:
+            get_ipython().run_cell_magic("gpu", "--spmd", "if rank == 1:\\n    raise Mine('boom', 7)")
+        except Mine as error:
+            print(type(error) is Mine, error.number)
+        """
+    run(notebook, FRESH)
+    assert run(notebook, code).text() == "True 7\n"
+
+
+def test_the_options_are_completed(notebook: NotebookKernel) -> None:
+    wait_for_answers(notebook)
+    for typed, expected in (("%%gpu --sp", "--spmd"), ("%%gpu --ran", "--ranks"), ("%%gpu --all", "--all-ranks")):
+        reply = notebook.ask("complete_request", {"code": typed, "cursor_pos": len(typed)})
+        assert reply["matches"] == [expected]
+
+
 def test_all_ranks_that_fail_alike_keep_their_group(notebook: NotebookKernel) -> None:
     run(notebook, "%%gpu --spmd\nconnect()")
     raised, text = fail(notebook, "%%gpu --spmd\nmistyped")
@@ -135,6 +155,89 @@ def test_the_kernels_own_rank_fails(notebook: NotebookKernel) -> None:
     assert "rank 0 of 3 on" in text
     assert re.search("waited in barrier when|lost the connection to it|running when", text), text
     assert "sum 3" in run(notebook, "%%gpu --spmd\nprint('sum', connect())").text()
+
+
+@pytest.mark.parametrize("failing", [0, 2])
+def test_what_still_refers_to_the_group_keeps_nobody_waiting(notebook: NotebookKernel, failing: int) -> None:
+    """A model in DDP has its process group, and torch closes a group's connections only when nothing has it."""
+    run(notebook, FRESH)
+    run(
+        notebook,
+        """
+        %%gpu --spmd
+        connect()
+        held = dist.group.WORLD  # as a model in DDP has it
+        """,
+    )
+    raised, text = fail(notebook, f"%%gpu --spmd\nif rank == {failing}:\n    1 / 0\ndist.all_reduce(torch.ones(1))")
+    assert raised == "ZeroDivisionError"
+    assert f"rank {failing} of 3 on" in text
+    cell = run(notebook, "%%gpu --spmd\nassert held is not None\nprint('sum', connect(), kept)")
+    assert cell.text() == "sum 3 100\n"
+
+
+@pytest.mark.parametrize("how", ["1 / 0", "os.kill(os.getpid(), signal.SIGKILL)"])
+def test_a_rank_fails_before_there_is_a_group(notebook: NotebookKernel, how: str) -> None:
+    """The others wait for it at the store, where torch sees no interrupt, and would for half an hour."""
+    run(notebook, FRESH)
+    run(notebook, "%%gpu --spmd\nif dist.is_initialized():\n    dist.destroy_process_group()")
+    cell = notebook.run(f"%%gpu --spmd\nif rank == 1:\n    {how}\nconnect()")
+    assert len(cell.errors) == 1
+    assert "rank 1 of 3 on" in without_colours("\n".join(cell.errors[0]["traceback"]))
+    assert "frame #" not in cell.text("stderr"), "torch's C++ stacks are in rank 0's log"
+    assert "sum 3" in run(notebook, "%%gpu --spmd\nrank = int(os.environ['RANK'])\nprint('sum', connect())").text()
+
+
+def test_ranks_that_wait_for_each_other_are_interrupted_and_keep_their_variables(notebook: NotebookKernel) -> None:
+    run(notebook, FRESH)
+    run(notebook, "%%gpu --spmd\nconnect()\nhalf = dist.new_group([0, 2])")
+    cell = notebook.run(
+        "%%gpu --spmd\nprint('begun', flush=True)\n"
+        "dist.all_reduce(torch.ones(1), group=half) if rank == 0 else dist.barrier()",
+        during=notebook.interrupt,
+    )
+    assert [error["ename"] for error in cell.errors] == ["KeyboardInterrupt"], cell.messages
+    assert "the cell was interrupted on ranks 0-2 of 3" in without_colours("\n".join(cell.errors[0]["traceback"]))
+    assert run(notebook, "%%gpu --spmd\nprint('sum', connect(), kept)").text() == "sum 3 100\n"
+
+
+LEAVINGS = """
+from multiprocessing.shared_memory import SharedMemory
+import json, subprocess
+shared = SharedMemory(create=True, size=1000)
+child = subprocess.Popen(["sleep", "600"], start_new_session=True)
+with open({note!r}, "w") as file:
+    json.dump([child.pid, shared.name], file)
+"""
+
+
+@pytest.mark.parametrize("failing", [1, 0])
+def test_a_rank_that_is_killed_leaves_nothing(notebook: NotebookKernel, tmp_path: Path, failing: int) -> None:
+    run(notebook, FRESH)
+    note = tmp_path / "leavings.json"
+    body = textwrap.indent(LEAVINGS.format(note=str(note)) + "os.kill(os.getpid(), signal.SIGKILL)", "    ")
+    raised, text = fail(notebook, f"%%gpu --spmd\nif rank == {failing}:\n{body}\ntime.sleep(600)")
+    if failing:
+        assert raised == "RankFailedError"
+    else:
+        assert raised == "KernelDiedError"
+        assert "rank 0 of 3 ended, with which ranks 1-2 ended: the session's kernel was killed by SIGKILL" in text
+        for cell in BEGIN.strip().split("\n\n", 2)[2:]:
+            run(notebook, cell)
+    child, shared = json.loads(note.read_text())
+    assert not is_alive(child)
+    assert not Path("/dev/shm", shared).exists()
+    assert "sum 3" in run(notebook, "%%gpu --spmd\nrank = int(os.environ['RANK'])\nprint('sum', connect())").text()
+
+
+def test_a_timeout_says_where_every_rank_was(notebook: NotebookKernel) -> None:
+    run(notebook, FRESH)
+    run(notebook, "%%gpu --spmd\nconnect()")
+    raised, text = fail(
+        notebook, "%%gpu --spmd --timeout 2s\nif rank == 1:\n    while True: pass\ndist.all_reduce(torch.ones(1))"
+    )
+    assert raised == "CellTimeoutError"
+    assert re.search(r"rank 1 of 3 is in <module>\n    Cell In\[\d+\], line 3", text), text
 
 
 def test_a_rank_that_loops_is_stopped_when_another_has_failed(notebook: NotebookKernel) -> None:

@@ -196,20 +196,28 @@ def test_an_interrupt_while_a_value_is_sent_sends_nothing(notebook: NotebookKern
     run(notebook, "del probe")
 
 
-def test_the_agents_end_while_a_cell_with_values_runs(notebook: NotebookKernel, own_folders: Path) -> None:
+def test_values_survive_the_end_of_the_agent_while_their_cell_runs(
+    notebook: NotebookKernel, own_folders: Path, tmp_path: Path
+) -> None:
     run(notebook, "kept = [1]")
     record = read_record(own_folders / "agent")
     assert record is not None
+    gate = tmp_path / "gate"
+
+    def end_agent() -> None:
+        os.kill(record.pid, signal.SIGKILL)
+        gate.touch()
+
     cell = notebook.run(
-        "%%gpu\nkept.append(2)\nlate = bytes(1_000_000)\nprint('begun', flush=True)\nimport time\n"
-        "while True: time.sleep(0.01)",
-        during=lambda: os.kill(record.pid, signal.SIGKILL),
+        "%%gpu\nkept.append(2)\nlate = bytes(1_000_000)\nprint('begun', flush=True)\nimport os, time\n"
+        f"while not os.path.exists({str(gate)!r}): time.sleep(0.01)\nprint('done')",
+        during=end_agent,
     )
-    assert cell.errors
-    assert value(notebook, "kept, 'late' in globals()") == "([1], False)"
-    run(notebook, "%gpu attach H100")
+    assert not cell.errors, cell.errors
+    assert cell.text() == "begun\ndone\n"
+    assert value(notebook, "kept, len(late)") == "([1, 2], 1000000)"
     run(notebook, "%%gpu\nkept.append(3)")
-    assert value(notebook, "kept") == "[1, 3]"
+    assert value(notebook, "kept") == "[1, 2, 3]"
 
 
 def test_nothing_waits_in_the_store_for_ever(notebook: NotebookKernel, own_folders: Path) -> None:

@@ -234,3 +234,11 @@ def test_serving_is_the_agents_own_program(place: Workplace) -> None:
     assert served.stdout == ""
     assert "can be reached from other machines" in served.stderr
     assert not Path(place.folder).exists()
+
+
+def test_cost(client: Client, nbgpu_says: Says) -> None:
+    session = client.open(2)
+    client.CloseSession(pool_pb2.CloseSessionRequest(session_id=session.id))
+    lines = nbgpu_says("cost").splitlines()
+    assert lines[0].split() == ["GPU", "TIME", "BUSY"]
+    assert [line.split()[0] for line in lines[1:3]] == ["today", "this"]

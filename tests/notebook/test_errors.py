@@ -102,6 +102,7 @@ REASONS = {
     "ENVIRONMENT_IMPOSSIBLE": (18, errors.EnvironmentImpossibleError),
     "BUILD_FAILED": (19, errors.BuildFailedError),
     "DISK_FULL": (20, errors.DiskFullError),
+    "LIMIT_REACHED": (60, errors.LimitReachedError),
     "TOO_MANY_ATTEMPTS": (70, errors.AuthenticationError),
     "CODE_REFUSED": (71, errors.AuthenticationError),
 }

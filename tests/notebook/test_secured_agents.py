@@ -12,6 +12,7 @@ import pytest
 
 from agent_processes import Workplace, until, workplace
 from nbgpu_agent.app import EXIT_REFUSED
+from nbgpu_agent.audit import AUDIT_FILE
 from secured_agents import Machine, SecuredAgent, start_secured
 
 RUN = """
@@ -162,6 +163,31 @@ def test_a_token_that_expired_is_told_of(agent: SecuredAgent, laptop: Machine) -
     said = until(tried)
     assert "the token of 'temp' expired on 20" in said
     assert "hint: the agent's owner makes an invitation by `nbgpu agent invite USER`" in said
+
+
+def test_who_got_in_and_who_did_not_is_written_down(agent: SecuredAgent, laptop: Machine) -> None:
+    line = agent.invite("carol")
+    assert laptop.paste(line).returncode == 0
+    assert laptop.paste(line).returncode == 1
+    (pool,) = pools_of(laptop)
+    token_id = next(row[0] for row in agent.tokens() if row[1] == "carol")
+    assert agent.owner.nbgpu("agent", "tokens", "revoke", token_id).returncode == 0
+    as_default_pool(agent, laptop)
+    assert laptop.nbgpu("sessions").returncode == 1
+
+    written = (agent.place.folder / AUDIT_FILE).read_text()
+    facts = [{key: each[key] for key in each if key != "time"} for each in map(json.loads, written.splitlines())]
+    paired, *refused = [each for each in facts if each["user"] == "carol" or "carol" in each.get("reason", "")]
+    assert {key: paired[key] for key in ("event", "address")} == {"event": "paired", "address": "127.0.0.1"}
+    reason = "the token of 'carol' was revoked"
+    assert {"event": "refused", "user": "-", "address": "127.0.0.1", "reason": reason} in refused
+    assert any(each["event"] == "refused" and "the code is wrong" in each["reason"] for each in facts)
+    by_owner = (agent.place.root / "identity" / AUDIT_FILE).read_text()
+    events = [json.loads(each) for each in by_owner.splitlines()]
+    assert events[0]["event"] == "certificates_made"
+    assert {"invited", "token_revoked"} <= {each["event"] for each in events if "carol" in each.values()}
+    for secret in (pool["token"], line.split()[-1]):
+        assert secret not in written + by_owner
 
 
 def test_users_see_and_end_only_their_own_sessions(agent: SecuredAgent, laptop: Machine) -> None:

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect
 
+from agent_lab import run_lab_without_agent
 from fakes import page_feed as fake
-from jupyter_servers import run_jupyter_server
-from lab_page import LAB_ARGUMENTS, LabPage
 
 pytestmark = pytest.mark.usefixtures("console_errors")
 
@@ -56,13 +55,8 @@ def feed(module_page):
 
 @pytest.fixture(scope="module")
 def lab(feed, module_page, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("lab")
-    with run_jupyter_server(folder, {}, module="jupyterlab", arguments=LAB_ARGUMENTS) as server:
-        lab = LabPage(module_page, server)
-        lab.open()
-        lab.open_panel()
+    with run_lab_without_agent(module_page, tmp_path_factory.mktemp("lab")) as lab:
         yield lab
-        lab.close_all()
 
 
 @pytest.fixture

@@ -2,13 +2,15 @@ import { describe, expect, it } from 'vitest';
 
 import type { ISession } from '../state';
 import {
+  canKeep,
   describeBriefly,
   describeClosing,
   describeEnvironment,
   describeLoss,
   describeRequest,
   describeSession,
-  describeUsage
+  describeUsage,
+  describeWarning
 } from '../words/sessions';
 import { accelerator, execution, NOW_S, request, session } from './values';
 
@@ -16,10 +18,20 @@ describe('describeSession', () => {
   const executing = execution();
   const environment = { package_count: 214, own: true, done: 12, total: 80, current: 'torch' };
   const dead = (exit_code: number | null, signal: number | null, asked_for = false) =>
-    session({ kernel_state: 'dead', kernel_exit: { exit_code, signal, asked_for } });
+    session({
+      kernel_state: 'dead',
+      kernel_exit: { exit_code, signal, asked_for, ended_because: null }
+    });
+  const limit = 'at its memory limit of 64 GB, as it used 64.3 GB';
+  const overfull = { exit_code: null, signal: 9, asked_for: false, ended_because: limit };
 
   it.each<[ISession, string, string]>([
     [session({ phase: 'queued' }), 'Queued', 'waiting'],
+    [
+      session({ kernel_state: 'dead', kernel_exit: overfull }),
+      `The kernel was ended ${limit}`,
+      'failed'
+    ],
     [session({ phase: 'queued', queue_position: 2 }), 'Queued, 2nd', 'waiting'],
     [
       session({ phase: 'queued', queue_position: 2, queue_length: 5 }),
@@ -135,15 +147,50 @@ describe('describeUsage', () => {
 });
 
 describe('describeClosing', () => {
+  const idle = { idle_close_s: 3600, closing_cause: 'idle' } as const;
   it.each<[Partial<ISession>, string | null]>([
     [{}, null],
-    [{ expires_unix_s: NOW_S + 2900 }, 'in 48 min'],
-    [{ idle_close_s: 3600, last_active_unix_s: NOW_S - 720 }, 'in 48 min'],
-    [{ idle_close_s: 3600, expires_unix_s: NOW_S + 120 }, 'in 2 min'],
+    [{ closes_unix_s: NOW_S + 2900, closing_cause: 'lease' }, 'in 48 min'],
+    [{ ...idle, closes_unix_s: NOW_S + 2880 }, 'in 48 min'],
     [{ idle_close_s: 3600, kernel_state: 'executing' }, 'after 60 min without work'],
-    [{ idle_close_s: 60, last_active_unix_s: NOW_S - 90 }, 'in less than a minute']
+    [{ ...idle, closes_unix_s: NOW_S - 30 }, 'in less than a minute'],
+    [{ closes_unix_s: NOW_S + 3 * 86_400, closing_cause: 'lifetime' }, 'in 3 days'],
+    [
+      { idle_close_s: 3600, closes_unix_s: NOW_S + 7200, closing_cause: 'lifetime' },
+      'after 60 min without work, at the latest in 2 h'
+    ],
+    [{ closes_unix_s: NOW_S + 300, closing_cause: 'budget' }, 'in 5 min, when its budget is spent']
   ])('%o: %s', (fields, text) => {
     expect(describeClosing(session(fields), NOW_S)).toBe(text);
+  });
+});
+
+describe('describeWarning', () => {
+  const idle: Partial<ISession> = {
+    idle_close_s: 3600,
+    idle_since_unix_s: NOW_S - 52 * 60,
+    closes_unix_s: NOW_S + 8 * 60,
+    closing_warn_unix_s: NOW_S - 120,
+    closing_cause: 'idle'
+  };
+
+  it('says how long nothing was done, and when it ends', () => {
+    expect(describeWarning(session(idle), NOW_S)).toBe('idle for 52 min, closes in 8 min');
+    expect(describeSession(session(idle), NOW_S).text).toBe('Idle for 52 min, closes in 8 min');
+    expect(canKeep(session(idle))).toBe(true);
+  });
+
+  it('says nothing before its time, or where no end is foreseen', () => {
+    expect(describeWarning(session(idle), NOW_S - 121)).toBeNull();
+    expect(describeWarning(session(), NOW_S)).toBeNull();
+  });
+
+  it('says what a click does not put off', () => {
+    const old = session({ ...idle, closing_cause: 'lifetime' });
+    expect(describeWarning(old, NOW_S)).toBe(
+      'closes in 8 min: this pool keeps none open for longer'
+    );
+    expect(canKeep(old)).toBe(false);
   });
 });
 

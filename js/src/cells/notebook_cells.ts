@@ -20,6 +20,7 @@ import { adviceForGpuCell, adviceForLocalCell } from './advice';
 import { CellLine } from './line';
 import { mergeExecutions } from './merged';
 import { matchMissed } from './missed';
+import { Replays } from './replay';
 import { Runs, type IRun } from './runs';
 import { usesGpu } from './usage';
 
@@ -31,6 +32,7 @@ type Mark = 'running' | 'ran' | 'failed' | null;
 export class NotebookCells implements IDisposable {
   private readonly _runs = new Runs();
   private readonly _lines = new Map<CodeCell, CellLine>();
+  private readonly _replays: Replays;
   private _hold: IDisposable | null = null;
   private _timer: ReturnType<typeof setInterval> | null = null;
   private _isDisposed = false;
@@ -39,6 +41,9 @@ export class NotebookCells implements IDisposable {
     private readonly page: Page,
     private readonly panel: NotebookPanel
   ) {
+    this._replays = new Replays(page, panel, this._runs, () => {
+      this._step();
+    });
     page.changed.connect(this._onChanged);
     NotebookActions.executionScheduled.connect(this._onScheduled);
     NotebookActions.outputCleared.connect(this._onCleared);
@@ -49,6 +54,7 @@ export class NotebookCells implements IDisposable {
     void panel.context.ready.then(() => {
       if (!this._isDisposed) {
         this._takeInterest();
+        this._lookForMissed();
         this._keepProvenance();
         this._refresh();
       }
@@ -67,6 +73,7 @@ export class NotebookCells implements IDisposable {
     this.page.changed.disconnect(this._onChanged);
     NotebookActions.executionScheduled.disconnect(this._onScheduled);
     NotebookActions.outputCleared.disconnect(this._onCleared);
+    this._replays.dispose();
     this._hold?.dispose();
     if (this._timer !== null) {
       clearInterval(this._timer);
@@ -88,6 +95,7 @@ export class NotebookCells implements IDisposable {
       return;
     }
     forget(cell.model);
+    this._replays.leave(cell);
     if (usesGpu(cell.model.sharedModel.getSource())) {
       this._follow();
     }
@@ -105,6 +113,9 @@ export class NotebookCells implements IDisposable {
   private readonly _onCleared = (_: unknown, { notebook, cell }: IScheduled): void => {
     if (notebook === this.panel.content) {
       forget(cell.model);
+      if (cell instanceof CodeCell) {
+        this._replays.putAway(cell);
+      }
       this._refresh();
     }
   };
@@ -117,9 +128,17 @@ export class NotebookCells implements IDisposable {
     if (this._hold === null && this._found !== undefined) {
       this._follow();
     }
+    this._lookForMissed();
     this._keepProvenance();
     this._step();
   };
+
+  /** Asks for what the cells lack, once they are there. */
+  private _lookForMissed(): void {
+    if (this.panel.context.isReady) {
+      this._replays.look();
+    }
+  }
 
   /** Follows the state as long as the notebook is open, if a cell of it says that it uses GPUs. */
   private _takeInterest(): void {

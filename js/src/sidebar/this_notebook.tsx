@@ -8,10 +8,12 @@ import type { INotebook, IPageState } from '../state';
 import { describeAccelerators, isSimulated } from '../words/accelerators';
 import { asSentence } from '../words/sentences';
 import {
+  canKeep,
   describeClosing,
   describeRequest,
   describeSession,
   describeUsage,
+  describeWarning,
   type IDescription
 } from '../words/sessions';
 import { Dot, Empty, Facts, Hint, Problem, Section, SimulatedMark, TextButton } from './elements';
@@ -150,6 +152,13 @@ function NotebookSession(props: {
       </div>
       <Facts rows={rows} />
       <div className="nbgpu-Buttons">
+        {canKeep(session) && describeWarning(session, now_s) !== null && (
+          <TextButton
+            label="Keep"
+            title="Do not close the session yet, though it does nothing"
+            onClick={() => void actions.keep(session)}
+          />
+        )}
         <TextButton
           label="Interrupt"
           title="Stop the cell that runs"

@@ -108,7 +108,12 @@ function describeExecuting(execution: IExecution | null, now_s: number): IDescri
 }
 
 function describeIdle(session: ISession, now_s: number): IDescription {
-  const idle_s = now_s - session.last_active_unix_s;
+  const warning = describeWarning(session, now_s);
+  const idle_s = now_s - (session.idle_since_unix_s ?? session.last_active_unix_s);
+  if (warning !== null) {
+    const spoken = session.closing_cause === 'idle' ? 'Idle, closes soon' : 'Closes soon';
+    return { text: asTitle(warning), spoken, tone: 'idle', hint: null };
+  }
   return {
     text: idle_s < 60 ? 'Idle' : `Idle for ${formatAge(idle_s)}`,
     spoken: 'Idle',
@@ -126,6 +131,9 @@ const SIGNAL_NAMES: Readonly<Record<number, string>> = {
 };
 
 function describeExit(kernelExit: IKernelExit | null): string {
+  if (kernelExit !== null && kernelExit.ended_because !== null) {
+    return `The kernel was ended ${kernelExit.ended_because}`;
+  }
   if (kernelExit === null || kernelExit.asked_for) {
     return 'The kernel was ended';
   }
@@ -209,20 +217,49 @@ export function describeUsage(session: ISession, since_s: number): string {
 
 /** "after 60 min without work" while it works, "in 48 min" while it does not; null: never by itself. */
 export function describeClosing(session: ISession, now_s: number): string | null {
-  const { idle_close_s, expires_unix_s } = session;
-  if (idle_close_s === null) {
-    return expires_unix_s === null ? null : describeLeft(expires_unix_s - now_s);
+  const { idle_close_s, closes_unix_s, closing_cause } = session;
+  const after = idle_close_s === null ? null : `after ${formatSpan(idle_close_s)} without work`;
+  if (closes_unix_s === null) {
+    return after;
   }
-  if (session.phase !== 'ready' || session.kernel_state === 'executing') {
-    return `after ${formatSpan(idle_close_s)} without work`;
+  const left = `in ${formatAge(closes_unix_s - now_s)}`;
+  switch (closing_cause) {
+    case 'lifetime':
+      return after === null ? left : `${after}, at the latest ${left}`;
+    case 'budget':
+      return `${left}, when its budget is spent`;
+    case 'idle':
+    case 'lease':
+    case null:
+      return left;
   }
-  return describeLeft(
-    Math.min(session.last_active_unix_s + idle_close_s, expires_unix_s ?? Infinity) - now_s
-  );
 }
 
-function describeLeft(left_s: number): string {
-  return `in ${formatAge(left_s)}`;
+/** What is to be said now, before the session is closed: "H100 ×8 of digits.ipynb: idle for 52 min, closes in 8 min". */
+export function describeWarning(session: ISession, now_s: number): string | null {
+  const { closes_unix_s, closing_warn_unix_s, closing_cause, idle_since_unix_s } = session;
+  if (closes_unix_s === null || closing_warn_unix_s === null || now_s < closing_warn_unix_s) {
+    return null;
+  }
+  const left = `closes in ${formatAge(closes_unix_s - now_s)}`;
+  switch (closing_cause) {
+    case 'idle':
+      return idle_since_unix_s === null
+        ? left
+        : `idle for ${formatAge(now_s - idle_since_unix_s)}, ${left}`;
+    case 'lifetime':
+      return `${left}: this pool keeps none open for longer`;
+    case 'budget':
+      return `${left}: then its budget is spent`;
+    case 'lease':
+    case null:
+      return left;
+  }
+}
+
+/** Whether a click can put the end off. */
+export function canKeep(session: ISession): boolean {
+  return session.closing_cause === 'idle' || session.closing_cause === 'lease';
 }
 
 /** The name of the session's notebook, or what stands in its place. */

@@ -38,11 +38,15 @@ export function formatAge(age_s: number): string {
   return `${Math.floor(hours / 24)} days`;
 }
 
-/** What was agreed, in whole minutes where it fits: "60 min", "90 s", "3 h". */
+/** What was agreed, in whole minutes where it fits: "60 min", "90 s", "3 h", "7 days". */
 export function formatSpan(span_s: number): string {
   if (span_s < 120) {
     return `${Math.round(span_s)} s`;
   }
   const minutes = Math.round(span_s / 60);
-  return minutes <= 120 ? `${minutes} min` : `${+(minutes / 60).toFixed(1)} h`;
+  if (minutes <= 120) {
+    return `${minutes} min`;
+  }
+  const hours = +(minutes / 60).toFixed(1);
+  return hours < 48 ? `${hours} h` : `${+(hours / 24).toFixed(1)} days`;
 }

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import psutil
 
+from nbgpu_agent.processes import environment_of
+
 
 @dataclass(frozen=True)
 class Load:
@@ -66,7 +68,7 @@ class ProcessLoads:
 
 def _local_rank(process: psutil.Process) -> int | None:
     try:
-        text = process.environ().get("LOCAL_RANK", "")
+        text = environment_of(process.pid).get("LOCAL_RANK", "")
     except (psutil.Error, OSError):
         return None
     return int(text) if text.isascii() and text.isdigit() else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from pathlib import Path
 
 from nbgpu_agent.environments.base import link_distributions
@@ -14,6 +13,7 @@ from nbgpu_agent.environments.protection import can_clone, link_modes, make_read
 from nbgpu_agent.environments.resolution import is_unreachable, refuse_unreachable
 from nbgpu_agent.environments.uv import Uv
 from nbgpu_agent.errors import BuildFailedError, NoSpaceError
+from nbgpu_agent.isolation.os_user import acting
 
 _LOG_LINES = 25
 
@@ -61,10 +61,10 @@ class Builder:
                 on_progress(update)
 
         cache = await self._uv.cache_folder(folder)
-        clones = await asyncio.to_thread(can_clone, cache, folder)
-        for mode, names in link_modes(lines, clones=clones, as_root=os.geteuid() == 0).items():
+        clones = await asyncio.to_thread(self._can_clone, cache, folder)
+        for mode, names in link_modes(lines, clones=clones, as_root=self._uv.as_root).items():
             file = folder / f"{mode}.txt"
-            file.write_text("".join(f"{lines[name]}\n" for name in names), encoding="utf-8")
+            self._uv.write(file, "".join(f"{lines[name]}\n" for name in names))
             arguments = ["pip", "install", "--no-deps", "--requirements", str(file), "--link-mode", mode]
             arguments += ["--python", str(target / "bin/python")]
             if self._uv.torch_backend is not None and any(name.startswith("torch") for name in names):
@@ -75,12 +75,17 @@ class Builder:
         self.bytes_per_s = rate.bytes_per_s or self.bytes_per_s
         await asyncio.to_thread(self._finish, plan, target)
 
+    def _can_clone(self, cache: Path, folder: Path) -> bool:
+        with acting(self._uv.os_user):
+            return can_clone(cache, folder)
+
     def _finish(self, plan: Plan, target: Path) -> None:
-        if os.geteuid() != 0:
-            make_read_only(target)
-        if plan.base is not None:
-            link_distributions(plan.base, plan.provided, target)
-        refuse_pip(target)
+        with acting(self._uv.os_user):
+            if not self._uv.as_root:
+                make_read_only(target)
+            if plan.base is not None:
+                link_distributions(plan.base, plan.provided, target)
+            refuse_pip(target)
 
 
 def _refuse_full_disk(log: str) -> None:

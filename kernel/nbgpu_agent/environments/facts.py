@@ -12,6 +12,7 @@ from pathlib import Path
 from nbgpu_agent.environments.base import BaseReader
 from nbgpu_agent.environments.plan import NodeFacts, Python
 from nbgpu_agent.environments.uv import Uv
+from nbgpu_agent.isolation.os_user import acting
 from nbgpu_protocol.snapshot import normalised_name
 
 _PYTHONS_GOOD_FOR_S = 60.0
@@ -53,8 +54,12 @@ class NodeSurvey:
             if now_s - self._looked_s > _PYTHONS_GOOD_FOR_S:
                 self._pythons, self._looked_s = await self._uv.pythons(self._folder), now_s
             pythons = (*pythons, *self._pythons)
-        cached = await asyncio.to_thread(cached_distributions, await self._uv.cache_folder(self._folder))
+        cached = await asyncio.to_thread(self._cached, await self._uv.cache_folder(self._folder))
         return NodeFacts(sys.platform, platform.machine(), pythons, self._driver_version, frozenset(cached), base=base)
+
+    def _cached(self, cache_folder: Path) -> set[tuple[str, str]]:
+        with acting(self._uv.os_user):
+            return cached_distributions(cache_folder)
 
 
 def cached_distributions(cache_folder: Path) -> set[tuple[str, str]]:

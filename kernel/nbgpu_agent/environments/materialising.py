@@ -26,10 +26,12 @@ from nbgpu_agent.environments.store import Environment, EnvironmentStore
 from nbgpu_agent.environments.uv import Uv
 from nbgpu_agent.environments.wheel_sizes import find_sizes
 from nbgpu_agent.errors import EnvironmentImpossibleError, InvalidRequestError, NoSpaceError
+from nbgpu_agent.isolation.os_user import acting
 from nbgpu_protocol.snapshot import Origin, Snapshot, SnapshotFormatError, digest_of_bytes, snapshot_from_bytes
 
 _MAX_SNAPSHOT_BYTES = 32 << 20
 _MAX_KEPT_PLANS = 64
+_COPIED_BYTES = 1 << 20
 
 
 class Materialiser:
@@ -156,6 +158,10 @@ class Materialiser:
         return make_plan(snapshot, replace(facts, sizes=sizes), pins, resolution)
 
     def _place_wheels(self, snapshot: Snapshot) -> dict[str, Path]:
+        with acting(self._uv.os_user):
+            return self._place_each_wheel(snapshot)
+
+    def _place_each_wheel(self, snapshot: Snapshot) -> dict[str, Path]:
         """Puts the wheels that came as blobs where uv finds them under their own names.
 
         The folder is named by the content, so that equal snapshots give equal requirements.
@@ -167,11 +173,11 @@ class Materialiser:
             folder = self.store.wheels_folder / distribution.location.replace(":", "-")
             target = folder / distribution.wheel_name
             if not target.is_file():
-                source = self._blobs.path_of(distribution.location)
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
                 partial = folder / f"{secrets.token_hex(8)}.partial"
                 try:
-                    shutil.copyfile(source, partial)
+                    with self._blobs.open(distribution.location) as source, open(partial, "xb") as copy:
+                        shutil.copyfileobj(source, copy, _COPIED_BYTES)
                     os.replace(partial, target)
                 finally:
                     partial.unlink(missing_ok=True)

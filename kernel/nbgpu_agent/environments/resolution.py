@@ -87,12 +87,12 @@ async def _resolve_all(
     file, overrides = folder / "pins.txt", folder / "overrides.txt"
     while True:
         lines = [*requirements.values()]
-        file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        uv.write(file, "".join(f"{line}\n" for line in lines))
         # What others need of these, they need nowhere.
         lines += [
             f'{name} ; python_version < "3"' for name in sorted({*pins.excluded, *culprits} - requirements.keys())
         ]
-        overrides.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        uv.write(overrides, "".join(f"{line}\n" for line in lines))
         arguments = [
             "pip", "compile", str(file), "--override", str(overrides), "--python", str(pins.python.path),
             "--no-header", "--no-annotate", "--prerelease", "allow",

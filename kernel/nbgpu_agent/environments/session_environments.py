@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field, replace
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from nbgpu_agent.environments.materialising import Materialiser
@@ -11,27 +14,54 @@ from nbgpu_agent.environments.platforms import python_minor
 from nbgpu_agent.environments.progress import OnProgress
 from nbgpu_agent.environments.session_files import SessionFiles
 from nbgpu_agent.errors import EnvironmentImpossibleError, InvalidRequestError
+from nbgpu_agent.journal_store import write_side_file
+from nbgpu_protocol.snapshot import LocalFile
 
 if TYPE_CHECKING:
     from nbgpu_agent.blobs import BlobStore
     from nbgpu_agent.sessions import Session
 
+logger = logging.getLogger(__name__)
+
+_SIDE_FILE = "environments.json"
+
 
 @dataclass
 class _Holding:
     files: SessionFiles
+    materialiser: Materialiser
     environments: list[str] = field(default_factory=list)
     """All that its kernels have run in: what was imported from one of them may need its files still."""
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 class SessionEnvironments:
-    """Prepares sessions for their kernels, and keeps them up to date. For one event loop."""
+    """Prepares sessions for their kernels, and keeps them up to date. For one event loop.
 
-    def __init__(self, materialiser: Materialiser, blobs: BlobStore) -> None:
+    Args:
+        materialiser: Of all environments, or of the owner's where others have their own.
+        blobs: With the files of notebooks.
+        make_materialiser: Makes that of a user whose sessions run as another user of the operating system; returns
+            None where they share the owner's. Asked once for each.
+    """
+
+    def __init__(
+        self,
+        materialiser: Materialiser,
+        blobs: BlobStore,
+        make_materialiser: Callable[[str], Materialiser | None] = lambda owner: None,
+    ) -> None:
         self.materialiser = materialiser
+        self._materialisers: dict[str, Materialiser] = {}
+        self._make_materialiser = make_materialiser
         self._blobs = blobs
         self._holdings: dict[str, _Holding] = {}
+
+    def materialiser_of(self, owner: str) -> Materialiser:
+        """Returns that of an owner of sessions; empty: the agent's."""
+        if owner not in self._materialisers:
+            self._materialisers[owner] = self._make_materialiser(owner) or self.materialiser
+        return self._materialisers[owner]
 
     async def prepare(self, session: Session, snapshot_digest: str, on_progress: OnProgress) -> str:
         """Gives the session the snapshot's environment and files; returns the environment's id.
@@ -42,7 +72,8 @@ class SessionEnvironments:
                 another version of Python than the snapshot.
             InvalidRequestError: It is no snapshot.
         """
-        snapshot = await self.materialiser.read_snapshot(snapshot_digest)
+        materialiser = self.materialiser_of(session.owner)
+        snapshot = await materialiser.read_snapshot(snapshot_digest)
         running = session.info().python_version
         if running and python_minor(running) != snapshot.python_minor and not snapshot.any_python:
             raise EnvironmentImpossibleError(
@@ -51,10 +82,10 @@ class SessionEnvironments:
             )
         holding = self._holdings.get(session.id)
         if holding is None:
-            files = SessionFiles(session.make_working_folder(), self._blobs)
-            holding = self._holdings[session.id] = _Holding(files)
+            files = SessionFiles(session.make_working_folder(), self._blobs, session.os_user)
+            holding = self._holdings[session.id] = _Holding(files, materialiser)
         async with holding.lock:
-            environment = await self.materialiser.materialise(snapshot, on_progress, running)
+            environment = await materialiser.materialise(snapshot, on_progress, running)
             holding.environments.append(environment.id)
             if self._holdings.get(session.id) is not holding:  # closed meanwhile
                 self._release(holding)
@@ -67,7 +98,36 @@ class SessionEnvironments:
                 path_entries=holding.files.path_entries(snapshot),
             )
             session.update(setting, changed)
+            await asyncio.to_thread(self._keep, session, holding)
         return environment.id
+
+    def adopt(self, session: Session) -> None:
+        """Goes on where an earlier agent was, with what it has kept of the session's environments and files."""
+        path = session.side_file(_SIDE_FILE)
+        try:
+            record = json.loads(path.read_bytes()) if path is not None else None
+        except (OSError, ValueError):
+            record = None
+        if record is None:
+            return
+        files = SessionFiles(session.make_working_folder(), self._blobs, session.os_user)
+        materialiser = self.materialiser_of(session.owner)
+        files.restore(LocalFile(**each) for each in record["files"])
+        self._holdings[session.id] = _Holding(files, materialiser, list(record["environments"]))
+        for environment_id in record["environments"]:
+            materialiser.store.acquire(environment_id)
+
+    @staticmethod
+    def _keep(session: Session, holding: _Holding) -> None:
+        """Writes down what the next agent is to know. Blocks."""
+        path = session.side_file(_SIDE_FILE)
+        if path is None:
+            return
+        record = {"environments": holding.environments, "files": [asdict(each) for each in holding.files.laid_out()]}
+        try:
+            write_side_file(path, json.dumps(record).encode())
+        except OSError as error:  # the next agent lays all files out again
+            logger.warning("%s cannot be written: %s", path, error)
 
     def forget(self, session_id: str) -> None:
         """Releases what a session had. To be called when it is closed."""
@@ -78,4 +138,4 @@ class SessionEnvironments:
     def _release(self, holding: _Holding) -> None:
         released, holding.environments = holding.environments, []
         for environment_id in released:
-            self.materialiser.store.release(environment_id)
+            holding.materialiser.store.release(environment_id)

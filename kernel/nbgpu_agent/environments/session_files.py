@@ -10,9 +10,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from nbgpu_agent.blobs import BlobStore
+from nbgpu_agent.isolation.os_user import OsUser, acting
 from nbgpu_protocol.snapshot import EDITABLES, WORKSPACE, LocalFile, Snapshot
 
 _OWN_FOLDER = ".nbgpu"
+_COPIED_BYTES = 1 << 20
 
 
 class SessionFiles:
@@ -20,12 +22,22 @@ class SessionFiles:
 
     Args:
         folder: The session's working folder, the session's alone.
+        os_user: Whose the files are, with whose rights all is done in the folder; None: the agent's.
     """
 
-    def __init__(self, folder: Path, blobs: BlobStore) -> None:
+    def __init__(self, folder: Path, blobs: BlobStore, os_user: OsUser | None = None) -> None:
+        self._os_user = os_user
         self._folder = folder
         self._blobs = blobs
         self._laid_out: dict[str, LocalFile] = {}
+
+    def laid_out(self) -> list[LocalFile]:
+        """Returns the files of the notebook that are in the folder now."""
+        return list(self._laid_out.values())
+
+    def restore(self, files: Iterable[LocalFile]) -> None:
+        """Goes on where an earlier agent was: these are in the folder."""
+        self._laid_out = {file.path: file for file in files}
 
     def path_entries(self, snapshot: Snapshot) -> tuple[str, ...]:
         """Returns where the snapshot's entries of `sys.path` lie."""
@@ -40,6 +52,10 @@ class SessionFiles:
         Raises:
             NoSuchBlobError: The content of a file was not put here.
         """
+        with acting(self._os_user):
+            return self._lay_out(files)
+
+    def _lay_out(self, files: Iterable[LocalFile]) -> list[str]:
         wanted = {file.path: file for file in files}
         first = not self._laid_out
         changed = []
@@ -60,12 +76,12 @@ class SessionFiles:
 
     def _write(self, file: LocalFile) -> None:
         target = self._place(file.path)
-        source = self._blobs.path_of(file.digest)
         target.parent.mkdir(parents=True, exist_ok=True)
         # A copy: the session may write into its file, and the blob is everybody's.
         partial = target.with_name(f".{secrets.token_hex(8)}.partial")
         try:
-            shutil.copyfile(source, partial)
+            with self._blobs.open(file.digest) as source, open(partial, "xb") as copy:
+                shutil.copyfileobj(source, copy, _COPIED_BYTES)
             os.chmod(partial, 0o755 if file.executable else 0o644)
             os.replace(partial, target)
         finally:

@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from nbgpu_agent.isolation.os_user import OsUser, acting, own_folder, read_regular
 from nbgpu_agent.processes import end_processes_now
 
 DEFAULT_LIMIT_BYTES = 100 << 30
@@ -25,6 +26,7 @@ _BUILDING_PREFIX = ".building-"
 _REMOVING_PREFIX = ".removing-"
 _WHEELS_FOLDER = ".wheels"
 _RECORD_FILE = "nbgpu-environment.json"
+_MAX_RECORD_BYTES = 1 << 16
 _ID = re.compile(r"[0-9a-f]{8,64}")
 
 Build = Callable[[Path], Awaitable[None]]
@@ -49,9 +51,11 @@ class EnvironmentStore:
     Args:
         folder: The store's alone; made when it is needed.
         limit_bytes: Of all environments, counted as if they shared no file. Those in use stay in any case.
+        os_user: Who builds in it, with whose rights all is done there; None: the agent.
     """
 
-    def __init__(self, folder: Path, *, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> None:
+    def __init__(self, folder: Path, *, limit_bytes: int = DEFAULT_LIMIT_BYTES, os_user: OsUser | None = None) -> None:
+        self._os_user = os_user
         self._folder = folder
         self._limit_bytes = limit_bytes
         self._locks: dict[str, asyncio.Lock] = {}
@@ -66,7 +70,8 @@ class EnvironmentStore:
     def find(self, environment_id: str) -> Environment | None:
         """Returns the environment if it is built."""
         folder = self._folder / environment_id
-        return Environment(environment_id, folder) if (folder / _RECORD_FILE).is_file() else None
+        with acting(self._os_user):
+            return Environment(environment_id, folder) if (folder / _RECORD_FILE).is_file() else None
 
     @contextlib.asynccontextmanager
     async def building(self, environment_id: str) -> AsyncIterator[None]:
@@ -90,12 +95,8 @@ class EnvironmentStore:
             with self.temporary_folder() as folder:
                 environment = folder / "environment"
                 await build(environment)
-                size_bytes = await asyncio.to_thread(_size_bytes, environment)
-                (environment / _RECORD_FILE).write_text(json.dumps({"id": environment_id, "size_bytes": size_bytes}))
                 final = self._folder / environment_id
-                if final.exists():  # without its record: removed by hand in part
-                    await asyncio.to_thread(shutil.rmtree, final)
-                os.rename(environment, final)
+                await asyncio.to_thread(self._complete, environment, final)
         with self.in_use(environment_id):
             await asyncio.to_thread(self._evict)
         return Environment(environment_id, final)
@@ -104,16 +105,26 @@ class EnvironmentStore:
     def temporary_folder(self) -> Iterator[Path]:
         """A folder on the store's file system, removed at the end, by the next agent if by nobody else."""
         folder = self._folder / f"{_BUILDING_PREFIX}{secrets.token_hex(8)}"
-        folder.mkdir(mode=0o700, parents=True)
+        own_folder(self._folder, self._os_user, replace=True)
+        with acting(self._os_user):
+            folder.mkdir(mode=0o700)
         try:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
+    def _complete(self, environment: Path, final: Path) -> None:
+        with acting(self._os_user):
+            record = {"id": final.name, "size_bytes": _size_bytes(environment)}
+            (environment / _RECORD_FILE).write_text(json.dumps(record))
+            if final.exists():  # without its record: removed by hand in part
+                shutil.rmtree(final)
+            os.rename(environment, final)
+
     def acquire(self, environment_id: str) -> None:
         """Marks the environment as in use once more: it stays until it is released as often."""
         self._users[environment_id] += 1
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError), acting(self._os_user):
             os.utime(self._folder / environment_id / _RECORD_FILE)
 
     def release(self, environment_id: str) -> None:
@@ -145,12 +156,20 @@ class EnvironmentStore:
         return [entry.path for entry in left]
 
     def _evict(self) -> None:
+        with acting(self._os_user):
+            self._evict_oldest()
+
+    def _evict_oldest(self) -> None:
         stored = []
         for entry in os.scandir(self._folder):
             record = Path(entry.path) / _RECORD_FILE
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
                 stored.append(
-                    (record.stat().st_mtime_ns, int(json.loads(record.read_text())["size_bytes"]), entry.name)
+                    (
+                        record.stat().st_mtime_ns,
+                        int(json.loads(read_regular(record, _MAX_RECORD_BYTES))["size_bytes"]),
+                        entry.name,
+                    )
                 )
         excess = sum(size for _, size, _ in stored) - self._limit_bytes
         for _, size, name in sorted(stored):

@@ -15,6 +15,8 @@ from pathlib import Path
 
 from nbgpu_agent.environments.plan import Python
 from nbgpu_agent.errors import BuildFailedError
+from nbgpu_agent.isolation.os_user import OsUser, acting
+from nbgpu_agent.kernel_environment import ALLOWED_NAMES
 from nbgpu_agent.processes import MARKER_VARIABLE
 from nbgpu_agent.tokens import TOKEN_VARIABLE
 
@@ -24,6 +26,12 @@ _END_GRACE_S = 5.0
 _NOT_FOR_UV = frozenset(
     {"CONDA_PREFIX", "PYTHONHOME", "PYTHONPATH", "UV_PROJECT_ENVIRONMENT", "UV_SYSTEM_PYTHON", "VIRTUAL_ENV"}
 )
+
+_SETTINGS = frozenset(
+    {"ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "all_proxy", "https_proxy", "http_proxy", "no_proxy"}
+)
+_FOLDERS = frozenset({"UV_CACHE_DIR", "UV_PYTHON_INSTALL_DIR", "UV_TOOL_DIR", "UV_CREDENTIALS_DIR"})
+"""In which the agent's user keeps what no other may change."""
 
 
 @dataclass(frozen=True)
@@ -39,16 +47,32 @@ class Uv:
 
     Args:
         variables: The agent's environment variables.
+        os_user: As whom it runs, since building a package runs code of it, and whose what it builds is. It is given
+            their home and cache, and of the agent's variables its own settings and what every kernel gets. None: as
+            the agent, with all of them.
     """
 
-    def __init__(self, variables: Mapping[str, str]) -> None:
+    def __init__(self, variables: Mapping[str, str], os_user: OsUser | None = None) -> None:
+        self.os_user = os_user
         self._cache_folder: Path | None = None
+        if os_user is not None:
+            variables = _for_another(variables, os_user)
         self.variables = {
             **{name: value for name, value in variables.items() if name not in _NOT_FOR_UV | {TOKEN_VARIABLE}},
             "NO_COLOR": "1",
             "UV_NO_PROGRESS": "1",
             "UV_PYTHON_DOWNLOADS": variables.get("UV_PYTHON_DOWNLOADS", "never"),
         }
+
+    @property
+    def as_root(self) -> bool:
+        """Whether what it makes is root's, from whom no mode protects a file."""
+        return self.os_user is None and os.geteuid() == 0
+
+    def write(self, file: Path, text: str) -> None:
+        """Writes a file for it to read."""
+        with acting(self.os_user):
+            file.write_text(text, encoding="utf-8")
 
     @property
     def torch_backend(self) -> str | None:
@@ -83,6 +107,7 @@ class Uv:
                 env={**self.variables, MARKER_VARIABLE: folder.name or "uv"},
                 start_new_session=True,
                 limit=1 << 20,
+                **(self.os_user.process_arguments() if self.os_user is not None else {}),
             )
         except OSError as error:
             raise BuildFailedError(f"uv cannot be run: {error}", "install nbgpu anew on the node") from error
@@ -135,6 +160,15 @@ class Uv:
             result = await self.run(["cache", "dir"], folder=folder)
             self._cache_folder = Path(result.output.strip())
         return self._cache_folder
+
+
+def _for_another(variables: Mapping[str, str], os_user: OsUser) -> dict[str, str]:
+    own = {
+        name: value
+        for name, value in variables.items()
+        if name in ALLOWED_NAMES | _SETTINGS or (name.startswith(("LC_", "UV_")) and name not in _FOLDERS)
+    }
+    return {**own, **os_user.variables()}
 
 
 @functools.cache

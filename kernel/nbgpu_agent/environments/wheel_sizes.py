@@ -49,7 +49,7 @@ async def find_sizes(uv: Uv, python: Python, requirements: Iterable[str], folder
 
 async def _find(uv: Uv, python: Python, lines: list[str], folder: Path) -> dict[str, int]:
     file = folder / "sizes.txt"
-    file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    uv.write(file, "".join(f"{line}\n" for line in lines))
     arguments = ["pip", "compile", str(file), "--no-deps", "--no-build", "--format", "pylock.toml", "--no-header"]
     arguments += ["--python", str(python.path), "--prerelease", "allow"]
     if uv.torch_backend is not None and any(line.startswith("torch") for line in lines):

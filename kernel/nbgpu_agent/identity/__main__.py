@@ -8,11 +8,13 @@ import os
 import re
 import socket
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from nbgpu_agent.audit import AUDIT_FILE, AuditLog
 from nbgpu_agent.errors import AgentError, InvalidRequestError
 from nbgpu_agent.identity.certificates import Identity
 from nbgpu_agent.identity.folder import identity_folder
@@ -88,6 +90,7 @@ def _init(options: argparse.Namespace, identity: Identity) -> None:
             host, port = _host_and_port(options.address or users.fact(_ADDRESS_FACT))
             until = identity.renew(host.strip("[]"))
             users.note_fact(_ADDRESS_FACT, f"{host}:{port}")
+        _audit(identity, "certificate_renewed")
         _say(f"the server's certificate is new, and valid until {until:%Y-%m-%d}; the pin stays {identity.pin()}")
         _say("an agent that runs shows it from now on")
         return
@@ -97,6 +100,7 @@ def _init(options: argparse.Namespace, identity: Identity) -> None:
         raise InvalidRequestError(f"{name[:70]!r} cannot be the name of a pool", "choose one with --name")
     user = options.user or re.sub(r"[^a-z0-9._-]+", "-", getpass.getuser().lower())
     identity.make(host.strip("[]"))
+    _audit(identity, "certificates_made")
     with closing(UserStore(identity.users_file)) as users:
         users.note_fact(_ADDRESS_FACT, f"{host}:{port}")
         users.note_fact(_NAME_FACT, name)
@@ -113,6 +117,7 @@ def _print_invitation(
     options: argparse.Namespace, identity: Identity, users: UserStore, user: str, *, administrator: bool | None
 ) -> None:
     code = users.invite(user, administrator=administrator, token_lifetime_s=options.token_days * _DAY_S)
+    _audit(identity, "invited", invited=user, administrator=_yes_or_no(administrator))
     shown = ""
     if options.client_certificate:
         path = Path(options.client_certificate)
@@ -137,6 +142,7 @@ def _list_users(_: argparse.Namespace, identity: Identity) -> None:
 def _remove_user(options: argparse.Namespace, identity: Identity) -> None:
     with closing(_users(identity)) as users:
         users.remove_user(options.user)
+    _audit(identity, "user_removed", removed=options.user)
     print(f"removed {options.user}, with all tokens; their sessions go on until an administrator closes them")
 
 
@@ -150,6 +156,7 @@ def _list_tokens(_: argparse.Namespace, identity: Identity) -> None:
 def _revoke(options: argparse.Namespace, identity: Identity) -> None:
     with closing(_users(identity)) as users:
         token = users.revoke(options.token)
+    _audit(identity, "token_revoked", token=token.id, of=token.user)
     print(f"revoked the token {token.id} of {token.user}; who used it is out within a second")
 
 
@@ -157,6 +164,15 @@ def _state(token: Token) -> str:
     if token.revoked_unix_s is not None:
         return f"revoked {in_words(token.revoked_unix_s)}"
     return f"until {in_words(token.expires_unix_s)}"
+
+
+def _audit(identity: Identity, event: str, **facts: str | None) -> None:
+    """Records what the person does, who need not be the agent's user, in a file beside the certificates."""
+    AuditLog(identity.folder / AUDIT_FILE, time.time).record(event, getpass.getuser(), **facts)
+
+
+def _yes_or_no(value: bool | None) -> str | None:
+    return None if value is None else "yes" if value else "no"
 
 
 def _users(identity: Identity) -> UserStore:

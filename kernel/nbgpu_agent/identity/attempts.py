@@ -18,14 +18,21 @@ class Attempts:
 
     Args:
         now: The time in seconds, from whenever on.
+        on_failure: Called with the address, and why it is refused, at each failure of one that need not wait.
         max_failures: After so many within the window, the address waits until the first of them is older.
         window_s: In seconds.
     """
 
     def __init__(
-        self, now: Callable[[], float], *, max_failures: int = MAX_FAILURES, window_s: float = WINDOW_S
+        self,
+        now: Callable[[], float],
+        on_failure: Callable[[str, str], None] = lambda address, reason: None,
+        *,
+        max_failures: int = MAX_FAILURES,
+        window_s: float = WINDOW_S,
     ) -> None:
         self._now = now
+        self._on_failure = on_failure
         self._max_failures = max_failures
         self._window_s = window_s
         self._failures: OrderedDict[str, deque[float]] = OrderedDict()
@@ -37,7 +44,9 @@ class Attempts:
             return 0.0
         return max(failures[0] + self._window_s - self._now(), 0.0)
 
-    def note_failure(self, address: str) -> None:
+    def note_failure(self, address: str, reason: str) -> None:
+        if not self.wait_s(address):
+            self._on_failure(address, reason)
         failures = self._failures.setdefault(address, deque(maxlen=self._max_failures))
         failures.append(self._now())
         self._failures.move_to_end(address)

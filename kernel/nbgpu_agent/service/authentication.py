@@ -94,7 +94,7 @@ class IdentityInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc,type
         async def refuse(requests: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
             address = address_of(context.peer())
             wait_s = self._attempts.wait_s(address)
-            self._attempts.note_failure(address)
+            self._attempts.note_failure(address, error.message)
             await abort_with(context, too_many_attempts(wait_s) if wait_s else error)
 
         # As a stream both ways, it answers before it has read anything, whatever kind of RPC it stands in for.

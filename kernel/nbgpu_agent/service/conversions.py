@@ -9,8 +9,11 @@ from nbgpu_agent.model import (
     Accelerator,
     AcceleratorProcess,
     Alternative,
+    Closing,
+    ClosingCause,
     EnvironmentFacts,
     Execution,
+    ExecutionState,
     KernelExit,
     KernelState,
     Lease,
@@ -48,6 +51,19 @@ _KERNEL_STATES = {
     KernelState.IDLE: pool_pb2.KERNEL_IDLE,
     KernelState.EXECUTING: pool_pb2.KERNEL_EXECUTING,
     KernelState.DEAD: pool_pb2.KERNEL_DEAD,
+}
+_CLOSING_CAUSES = {
+    ClosingCause.IDLE: pool_pb2.Closing.IDLE,
+    ClosingCause.LIFETIME: pool_pb2.Closing.LIFETIME,
+    ClosingCause.LEASE: pool_pb2.Closing.LEASE,
+    ClosingCause.BUDGET: pool_pb2.Closing.BUDGET,
+}
+_EXECUTION_STATES = {
+    ExecutionState.WAITING: pool_pb2.EXECUTION_WAITING,
+    ExecutionState.RUNNING: pool_pb2.EXECUTION_RUNNING,
+    ExecutionState.SUCCEEDED: pool_pb2.EXECUTION_SUCCEEDED,
+    ExecutionState.FAILED: pool_pb2.EXECUTION_FAILED,
+    ExecutionState.LOST: pool_pb2.EXECUTION_LOST,
 }
 
 
@@ -113,7 +129,7 @@ def lease_message(lease: Lease) -> pool_pb2.Lease:
     )
 
 
-def execution_message(execution: Execution, prices: PriceList) -> pool_pb2.Execution:
+def execution_message(execution: Execution, prices: PriceList, *, attended: bool = False) -> pool_pb2.Execution:
     cost = None
     if execution.ended_unix_s is not None:
         cost = prices.cost(execution.accelerators, execution.ended_unix_s - execution.started_unix_s)
@@ -127,6 +143,17 @@ def execution_message(execution: Execution, prices: PriceList) -> pool_pb2.Execu
         simulated=any(each.simulated for each in execution.accelerators),
         mean_utilisation_percent=execution.mean_utilisation_percent,
         peak_memory_bytes=execution.peak_memory_bytes,
+        state=_EXECUTION_STATES[execution.state],
+        cell_id=execution.cell_id,
+        code_digest=execution.code_digest,
+        source_digest=execution.source_digest,
+        settled=execution.settled,
+        first_number=execution.first_number,
+        last_number=execution.last_number,
+        shown=execution.shown,
+        attended=attended,
+        notebook_id=execution.notebook_id,
+        kernel_generation=execution.kernel_generation,
         cost=cost,
         currency="" if cost is None else prices.currency,
     )
@@ -147,6 +174,17 @@ def kernel_exit_message(kernel_exit: KernelExit) -> pool_pb2.KernelExit:
         signal=kernel_exit.signal,
         stderr_tail=kernel_exit.stderr_tail,
         asked_for=kernel_exit.asked_for,
+        ended_because=kernel_exit.ended_because,
+    )
+
+
+def closing_message(closing: Closing) -> pool_pb2.Closing:
+    return pool_pb2.Closing(
+        idle_close_s=closing.idle_close_s,
+        idle_since_unix_s=closing.idle_since_unix_s,
+        closes_unix_s=closing.closes_unix_s,
+        warn_unix_s=closing.warn_unix_s,
+        cause=_CLOSING_CAUSES[closing.cause] if closing.cause else pool_pb2.Closing.CAUSE_UNSPECIFIED,
     )
 
 
@@ -159,6 +197,8 @@ def session_info_message(info: SessionInfo, node: Node, prices: PriceList) -> po
         id=info.id,
         notebook_id=request.notebook_id,
         notebook_name=request.notebook_name,
+        notebook_key=request.notebook_key,
+        notebook_connected=info.notebook_connected,
         spec_text=request.spec.text if request.spec else "",
         phase=_PHASES[info.phase],
         lease=lease_message(info.lease) if info.lease else None,
@@ -182,7 +222,10 @@ def session_info_message(info: SessionInfo, node: Node, prices: PriceList) -> po
         cost_per_hour=cost_per_hour,
         currency="" if cost_per_hour is None else prices.currency,
         last_executions=[execution_message(each, prices) for each in info.last_executions],
+        journal_problem=info.journal_problem,
         attached_unix_s=info.attached_unix_s,
+        closing=closing_message(info.closing),
+        owner=info.request.owner,
         notebook=notebook_facts_message(info.notebook) if info.notebook is not None else None,
     )
 
@@ -195,6 +238,7 @@ def session_update_message(update: SessionUpdate, node: Node, prices: PriceList)
         detail=update.detail,
         session=session_info_message(update.session, node, prices) if update.session else None,
         existing=update.existing,
+        notice=update.notice,
     )
 
 
@@ -283,6 +327,8 @@ def session_request_from_message(message: pool_pb2.OpenSessionRequest) -> Sessio
         python=checked_text("python", message.python, limit=4096),
         working_folder=checked_text("working_folder", message.working_folder, limit=4096),
         snapshot_digest=checked_text("snapshot_digest", message.snapshot_digest),
+        idle_close_s=message.idle_close_s if message.HasField("idle_close_s") else None,
+        notebook_key=checked_text("notebook_key", message.notebook_key),
     )
 
 

@@ -14,6 +14,7 @@ import grpc.aio
 from nbgpu_agent.environments.plan import Action, Plan
 from nbgpu_agent.environments.progress import Progress
 from nbgpu_agent.errors import InvalidRequestError, NotServedError
+from nbgpu_agent.identity.caller import current_caller
 from nbgpu_agent.ownership import OwnSessions
 from nbgpu_agent.registry import environment_in_progress
 from nbgpu_agent.service.translated_errors import translated
@@ -55,7 +56,7 @@ class EnvironmentService(environment_pb2_grpc.EnvironmentServicer):
     async def Plan(  # noqa: N802
         self, request: environment_pb2.PlanRequest, context: Context
     ) -> environment_pb2.PlanResponse:
-        materialiser = self._served().materialiser
+        materialiser = self._served().materialiser_of(current_caller().user)
         plan = await materialiser.plan(await materialiser.read_snapshot(request.snapshot_digest))
         return plan_message(plan, built=materialiser.store.find(plan.environment_id) is not None)
 
@@ -63,7 +64,7 @@ class EnvironmentService(environment_pb2_grpc.EnvironmentServicer):
     async def Materialise(  # noqa: N802
         self, request: environment_pb2.MaterialiseRequest, context: Context
     ) -> None:
-        materialiser = self._served().materialiser
+        materialiser = self._served().materialiser_of(current_caller().user)
         snapshot = await materialiser.read_snapshot(request.snapshot_digest)
 
         async def build(on_progress: Callable[[Progress], None]) -> str:

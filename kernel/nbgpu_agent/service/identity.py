@@ -18,6 +18,7 @@ from nbgpu_agent.service.translated_errors import translated
 from nbgpu_protocol.v1 import identity_pb2, identity_pb2_grpc
 
 if TYPE_CHECKING:
+    from nbgpu_agent.audit import AccessAudit
     from nbgpu_agent.identity.users import UserStore
 
 logger = logging.getLogger(__name__)
@@ -30,14 +31,21 @@ class IdentityService(identity_pb2_grpc.IdentityServicer):
         users: None on an agent whose owner is its only user.
         certificates: Whether a code is good only for who shows the user's certificate.
         attempts: Counts the failures of each address.
+        audit: Told who paired.
     """
 
     def __init__(
-        self, users: UserStore | None, *, certificates: bool = False, attempts: Attempts | None = None
+        self,
+        users: UserStore | None,
+        *,
+        certificates: bool = False,
+        attempts: Attempts | None = None,
+        audit: AccessAudit | None = None,
     ) -> None:
         self._users = users
         self._certificates = certificates
         self._attempts = attempts or Attempts(time.monotonic)
+        self._audit = audit
 
     @translated
     async def Pair(  # noqa: N802
@@ -57,9 +65,11 @@ class IdentityService(identity_pb2_grpc.IdentityServicer):
                 checked_text("client_name", request.client_name),
                 required_user=shown,
             )
-        except CodeRefusedError:
-            self._attempts.note_failure(address)
+        except CodeRefusedError as error:
+            self._attempts.note_failure(address, error.message)
             raise
+        if self._audit is not None:
+            self._audit.paired(grant.user, request.client_name, address)
         logger.info("a client at %s paired as %s", address, grant.user)
         return identity_pb2.PairResponse(
             token=grant.token,

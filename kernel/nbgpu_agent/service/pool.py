@@ -21,6 +21,8 @@ from nbgpu_agent.errors import (
     VersionMismatchError,
 )
 from nbgpu_agent.identity.caller import current_caller
+from nbgpu_agent.limits.closing import Terms
+from nbgpu_agent.limits.keeper import SessionKeeper
 from nbgpu_agent.model import Node, SessionRequest
 from nbgpu_agent.ownership import OwnSessions
 from nbgpu_agent.prices import PriceList
@@ -41,7 +43,7 @@ from nbgpu_agent.service.translated_errors import translated
 from nbgpu_protocol import VERSION
 from nbgpu_protocol.v1 import pool_pb2, pool_pb2_grpc
 
-CAPABILITIES = ("blobs", "interrupt", "stacks", "samples", "notebook_facts")
+CAPABILITIES = ("blobs", "interrupt", "stacks", "samples", "notebook_facts", "replay", "missed_output")
 ENVIRONMENTS_CAPABILITY = "environments"
 
 
@@ -58,6 +60,11 @@ class AgentIdentity:
     environments: bool = False
     """Whether it builds environments from snapshots."""
     prices: PriceList = field(default_factory=PriceList)
+    isolated: bool = False
+    """Whether sessions of different users run as different users of the operating system."""
+    isolation_problem: str = ""
+    """Why not, where they should: a sentence."""
+    isolation_hint: str = ""
 
 
 class PoolService(pool_pb2_grpc.PoolServicer):
@@ -67,11 +74,18 @@ class PoolService(pool_pb2_grpc.PoolServicer):
         identity: What the agent tells of itself.
         registry: Its sessions.
         sampler: Its samples.
-        shut_down: Called when a client asks the agent to end; returns at once.
+        shut_down: Called when a client asks the agent to end, with whether it leaves its sessions to the next one;
+            returns at once.
+        keeper: Of the sessions; None: one that closes none.
     """
 
     def __init__(
-        self, identity: AgentIdentity, registry: SessionRegistry, sampler: Sampler, shut_down: Callable[[], None]
+        self,
+        identity: AgentIdentity,
+        registry: SessionRegistry,
+        sampler: Sampler,
+        shut_down: Callable[[bool], None],
+        keeper: SessionKeeper | None = None,
     ) -> None:
         self._identity = identity
         self.node = identity.node
@@ -80,6 +94,7 @@ class PoolService(pool_pb2_grpc.PoolServicer):
         self._sampler = sampler
         self.latest_samples = sampler.latest
         self._shut_down = shut_down
+        self._keeper = keeper or SessionKeeper(registry, Terms())
 
     @translated
     async def Handshake(  # noqa: N802
@@ -97,6 +112,9 @@ class PoolService(pool_pb2_grpc.PoolServicer):
                 pid=os.getpid(),
                 user=caller.user,
                 administrator=caller.administrator,
+                isolation=pool_pb2.ISOLATION_OS_USERS if self._identity.isolated else pool_pb2.ISOLATION_NONE,
+                isolation_problem=self._identity.isolation_problem,
+                isolation_hint=self._identity.isolation_hint,
             )
 
     @translated
@@ -122,6 +140,7 @@ class PoolService(pool_pb2_grpc.PoolServicer):
     ) -> None:
         with self._registry.in_use():
             wanted = self._checked(session_request_from_message(request))
+            self._keeper.terms.idle_close_of(wanted.idle_close_s)
             updates = self._registry.open(wanted, no_wait=request.no_wait, existing_only=request.existing_only)
             async with contextlib.aclosing(updates):
                 async for update in updates:
@@ -139,6 +158,8 @@ class PoolService(pool_pb2_grpc.PoolServicer):
     async def RenewLease(  # noqa: N802
         self, request: pool_pb2.RenewLeaseRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pool_pb2.RenewLeaseResponse:
+        self._registry.managed(request.session_id)
+        self._keeper.keep(request.session_id, request.idle_close_s if request.HasField("idle_close_s") else None)
         lease = self._registry.renew(request.session_id, request.duration_s or None)
         return pool_pb2.RenewLeaseResponse(lease=lease_message(lease))
 
@@ -155,7 +176,8 @@ class PoolService(pool_pb2_grpc.PoolServicer):
     ) -> pool_pb2.AttachSessionResponse:
         notebook_id = checked_text("notebook_id", request.notebook_id)
         notebook_name = checked_text("notebook_name", request.notebook_name)
-        info = self._registry.attach(request.session_id, notebook_id, notebook_name)
+        notebook_key = checked_text("notebook_key", request.notebook_key)
+        info = self._registry.attach(request.session_id, notebook_id, notebook_name, notebook_key)
         return pool_pb2.AttachSessionResponse(
             session=session_info_message(info, self.node, self.prices) if info is not None else None
         )
@@ -192,9 +214,9 @@ class PoolService(pool_pb2_grpc.PoolServicer):
             raise NotServedError(
                 "an agent is ended over its own Unix socket only", "end its process with SIGTERM on its machine"
             )
-        if not request.close_sessions:
+        if not (request.close_sessions or request.keep_sessions):
             self._registry.refuse_if_open()
-        self._shut_down()
+        self._shut_down(request.keep_sessions)
         return pool_pb2.ShutdownResponse()
 
     def _state(self) -> pool_pb2.PoolState:

@@ -20,9 +20,11 @@ from nbgpu_agent.service.identity import IdentityService
 from nbgpu_agent.service.limits import OPTIONS
 from nbgpu_agent.service.pool import PoolService
 from nbgpu_protocol.discovery import TLS_SCHEME
-from nbgpu_protocol.v1 import environment_pb2_grpc, identity_pb2_grpc, pool_pb2_grpc
+from nbgpu_protocol.v1 import accounting_pb2_grpc, environment_pb2_grpc, identity_pb2_grpc, pool_pb2_grpc
 
 if TYPE_CHECKING:
+    from nbgpu_agent.accounting.accounts import Accounts
+    from nbgpu_agent.audit import AccessAudit
     from nbgpu_agent.blobs import BlobStore
     from nbgpu_agent.identity.users import UserStore
     from nbgpu_agent.registry import SessionRegistry
@@ -36,6 +38,8 @@ def make_server(
     *,
     users: UserStore | None = None,
     certificates: bool = False,
+    accounts: Accounts | None = None,
+    audit: AccessAudit | None = None,
 ) -> grpc.aio.Server:
     """Returns a server that is not started and has no address yet.
 
@@ -46,11 +50,13 @@ def make_server(
         blobs: Contents that clients put and get.
         users: Who else than the owner has tokens.
         certificates: Whether users have to show certificates of their own besides.
+        accounts: What users spent; None: there is no such service.
+        audit: Told who gets in, and who does not.
     """
-    attempts = Attempts(time.monotonic)
+    attempts = Attempts(time.monotonic, audit.refused) if audit is not None else Attempts(time.monotonic)
     interceptor = IdentityInterceptor(token, users, certificates=certificates, attempts=attempts)
     server = grpc.aio.server(interceptors=[interceptor], options=OPTIONS)
-    identity = IdentityService(users, certificates=certificates, attempts=attempts)
+    identity = IdentityService(users, certificates=certificates, attempts=attempts, audit=audit)
     identity_pb2_grpc.add_IdentityServicer_to_server(identity, server)
     health_pb2_grpc.add_HealthServicer_to_server(HealthService(), server)
     pool_pb2_grpc.add_PoolServicer_to_server(pool, server)
@@ -62,6 +68,10 @@ def make_server(
 
         add_session_service(server, registry, blobs, pool.node, pool.prices, pool.latest_samples)
         add_workspace_service(server, registry, blobs)
+    if accounts is not None:
+        from nbgpu_agent.service.accounting import AccountingService
+
+        accounting_pb2_grpc.add_AccountingServicer_to_server(AccountingService(accounts), server)
     return server
 
 

@@ -22,13 +22,15 @@ from nbgpu_agent.journal import (
     KernelEnded,
     KernelStarted,
     Message,
+    Notice,
     RequestRefused,
 )
-from nbgpu_agent.model import Node, Sample, SessionInfo
+from nbgpu_agent.journal_reading import selected
+from nbgpu_agent.model import Execution, Node, Sample, SessionInfo
 from nbgpu_agent.ownership import OwnSessions
 from nbgpu_agent.prices import PriceList
 from nbgpu_agent.service.blobs import add_blob_handlers
-from nbgpu_agent.service.conversions import kernel_exit_message, session_info_message
+from nbgpu_agent.service.conversions import execution_message, kernel_exit_message, session_info_message
 from nbgpu_agent.service.notebook_facts import notebook_facts_from
 from nbgpu_agent.service.stacks import cell_timed_out_message, held_samples, stacks_message
 from nbgpu_agent.service.translated_errors import error_message, translated
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 _UNKNOWN_NODE = Node(id="", hostname="", platform="", cpu_count=0, memory_bytes=0, driver_version=None)
 _MAX_PARTS = 10_000
+_MAX_CELLS = 10_000
 _CLIENT_CHANNELS = frozenset({Channel.SHELL, Channel.CONTROL, Channel.STDIN})
 
 
@@ -75,29 +78,75 @@ class SessionService(session_pb2_grpc.SessionServicer):
         connect = await _first_frame(request_iterator)
         session = self._registry.get(connect.session_id)
         journal = session.journal
+        counted = contextlib.nullcontext() if connect.observer else session.connected()
         after_number = journal.last_number if connect.only_new else connect.after_number
         reader = journal.reader(after_number)
+        session.clients.join(connect.client_id)
         receiving = asyncio.create_task(_receive(request_iterator, session))
         receiving.add_done_callback(lambda task: _stop_on_error(task, reader))
         try:
-            yield session_pb2.AgentFrame(
-                connected=session_pb2.Connected(
-                    session=self._info_message(session.info()),
-                    last_number=journal.last_number,
-                    dropped_until=journal.dropped_until if after_number < journal.dropped_until else 0,
+            with counted:
+                yield session_pb2.AgentFrame(
+                    connected=session_pb2.Connected(
+                        session=self._info_message(session.info()),
+                        last_number=journal.last_number,
+                        dropped_until=journal.dropped_until if after_number < journal.dropped_until else 0,
+                    )
                 )
-            )
-            reader.position = max(reader.position, min(journal.dropped_until, journal.last_number))
-            while (batch := await reader.read()) is not None:
-                for frame in _frames(batch):
-                    yield frame
-            if receiving.done():
-                receiving.result()
+                reader.position = max(reader.position, min(journal.dropped_until, journal.last_number))
+                while (batch := await reader.read()) is not None:
+                    for frame in _frames(batch):
+                        yield frame
+                if receiving.done():
+                    receiving.result()
         finally:
             reader.close()
+            session.clients.leave(connect.client_id)
             receiving.cancel()
             with contextlib.suppress(asyncio.CancelledError, Exception):
                 await receiving
+
+    @translated
+    async def ListExecutions(  # noqa: N802
+        self, request: session_pb2.ListExecutionsRequest, context: Context
+    ) -> session_pb2.ListExecutionsResponse:
+        session = self._registry.get(request.session_id)
+        return session_pb2.ListExecutionsResponse(
+            executions=[
+                self._execution_message(each, attended=each.client_id in session.clients)
+                for each in session.executions()
+                if not 0 < each.last_number <= request.after_number
+            ],
+            last_number=session.journal.last_number,
+            dropped_until=session.journal.dropped_until,
+        )
+
+    @translated
+    async def SettleExecutions(  # noqa: N802
+        self, request: session_pb2.SettleExecutionsRequest, context: Context
+    ) -> session_pb2.SettleExecutionsResponse:
+        session = self._registry.get(request.session_id)
+        if len(request.cell_ids) > _MAX_CELLS:
+            raise InvalidRequestError(f"{len(request.cell_ids)} cells at once, {_MAX_CELLS} at most")
+        session.settle_executions(frozenset(request.cell_ids) - {""})
+        return session_pb2.SettleExecutionsResponse()
+
+    @translated
+    async def ReadEntries(  # noqa: N802
+        self, request: session_pb2.ReadEntriesRequest, context: Context
+    ) -> AsyncIterator[session_pb2.Entries]:
+        session = self._registry.get(request.session_id)
+        execution = None
+        if request.request_id:
+            found = [each for each in session.executions() if each.request_id == request.request_id]
+            if not found:
+                raise InvalidRequestError(
+                    f"the session has no execution {request.request_id[:200]!r}", "list them by ListExecutions"
+                )
+            execution = found[0]
+        for batch in selected(session.journal, request.after_number, request.until_number, execution):
+            for frame in _frames(batch):
+                yield frame.entries
 
     @translated
     async def Interrupt(  # noqa: N802
@@ -145,6 +194,18 @@ class SessionService(session_pb2_grpc.SessionServicer):
         session = self._registry.get(request.session_id)
         session.note_notebook(request.notebook_id, request.kernel_generation, notebook_facts_from(request.facts))
         return session_pb2.NoteNotebookResponse()
+
+    @translated
+    async def NoteShown(  # noqa: N802
+        self, request: session_pb2.NoteShownRequest, context: Context
+    ) -> session_pb2.NoteShownResponse:
+        await self._registry.get(request.session_id).note_shown(frozenset(request.request_ids))
+        return session_pb2.NoteShownResponse()
+
+    def _execution_message(self, execution: Execution, *, attended: bool) -> pool_pb2.Execution:
+        message = execution_message(execution, self._prices, attended=attended)
+        message.shown_before = execution.shown_before
+        return message
 
     def _info_message(self, info: SessionInfo) -> pool_pb2.SessionInfo:
         message = session_info_message(info, self._node or _UNKNOWN_NODE, self._prices)
@@ -244,6 +305,8 @@ def _describe_event(event: Event, entry: session_pb2.Entry) -> None:
     elif isinstance(event, Choice):
         entry.choice.notebook_id = event.notebook_id
         entry.choice.session_id = event.session_id
+    elif isinstance(event, Notice):
+        entry.notice.text = event.text
     elif isinstance(event, CellTimedOut):
         entry.cell_timed_out.CopyFrom(cell_timed_out_message(event))
     else:

@@ -40,6 +40,7 @@ STATUS_OF_REASON: dict[pool_pb2.Reason, grpc.StatusCode] = {
     pool_pb2.ENVIRONMENT_IMPOSSIBLE: grpc.StatusCode.FAILED_PRECONDITION,
     pool_pb2.BUILD_FAILED: grpc.StatusCode.FAILED_PRECONDITION,
     pool_pb2.DISK_FULL: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    pool_pb2.LIMIT_REACHED: grpc.StatusCode.RESOURCE_EXHAUSTED,
     pool_pb2.TOO_MANY_ATTEMPTS: grpc.StatusCode.RESOURCE_EXHAUSTED,
     pool_pb2.CODE_REFUSED: grpc.StatusCode.PERMISSION_DENIED,
 }

@@ -99,7 +99,9 @@ class WorkspaceService(workspace_pb2_grpc.WorkspaceServicer):
     ) -> workspace_pb2.NoteResponse:
         _refuse_too_many(len(request.noted))
         versions = {each.path: each.version for each in request.noted}
-        self._workspace(request.session_id).note(request.workspace_id, versions, request.patterns)
+        workspace = self._workspace(request.session_id)
+        workspace.note(request.workspace_id, versions, request.patterns)
+        workspace.keep()
         return workspace_pb2.NoteResponse()
 
     @translated
@@ -116,7 +118,9 @@ class WorkspaceService(workspace_pb2_grpc.WorkspaceServicer):
             folder = session.make_working_folder()
             if str(folder) == session.info().request.working_folder:
                 raise NotServedError(f"the session works in {folder} itself, so that there is nothing to sync")
-            workspace = self._workspaces[session] = SessionWorkspace(folder, self._blobs)
+            workspace = self._workspaces[session] = SessionWorkspace(
+                folder, self._blobs, session.side_file("workspace.json"), session.os_user
+            )
         return workspace
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,14 +13,18 @@ from typing import BinaryIO, TypeVar
 
 from nbgpu_agent.blobs import BlobStore
 from nbgpu_agent.errors import InvalidRequestError, NoSuchSessionError
+from nbgpu_agent.isolation.os_user import OsUser, acting
+from nbgpu_agent.journal_store import write_side_file
 from nbgpu_agent.workspace.changes import Change, Changes, Outcome, Result
 from nbgpu_agent.workspace.session_folder import Found, RefusedPathError, SessionFolder
 from nbgpu_protocol.file_versions import FileVersions, Inspected
 from nbgpu_protocol.workspace import CHUNK_BYTES, MAX_FILES, MAX_PATTERNS, Choice, path_problem, version_of_link
 
 T = TypeVar("T")
+U = TypeVar("U")
 
 _MAX_WORKSPACES = 100
+_KEEP_EVERY_S = 1.0
 _MAX_WORKSPACE_ID_CHARACTERS = 200
 _MAX_VERSION_CHARACTERS = 5000
 """That of a link has its target in it, which can be as long as a path of the system."""
@@ -53,14 +59,22 @@ class SessionWorkspace:
     Args:
         root: The session's alone.
         blobs: Where pieces are.
+        side_file: Where what is in step is kept for the next agent; None: nowhere.
+        os_user: Whose the files are, with whose rights all is done in the folder; None: the agent's.
     """
 
-    def __init__(self, root: Path, blobs: BlobStore) -> None:
+    def __init__(
+        self, root: Path, blobs: BlobStore, side_file: Path | None = None, os_user: OsUser | None = None
+    ) -> None:
+        self._os_user = os_user
+        self._side_file = side_file
         self._folder = SessionFolder(root)
         self._versions = FileVersions()
         self._changes = Changes(self._folder, self._versions, blobs)
-        self._noted: dict[str, _Noted] = {}
+        self._noted: dict[str, _Noted] = _read_noted(side_file) if side_file is not None else {}
         self._lock = asyncio.Lock()
+        self._keeping: asyncio.Task[None] | None = None
+        self._has_changed = False
 
     def patterns(self, workspace_id: str, patterns: Sequence[str]) -> tuple[str, ...]:
         """Returns these patterns, checked; where there are none, those that were noted.
@@ -115,6 +129,29 @@ class SessionWorkspace:
         if patterns:
             noted.patterns = self.patterns(workspace_id, patterns)
 
+    def keep(self) -> None:
+        """Has what is in step written down soon. Where that fails, what differs is a conflict to the next agent."""
+        self._has_changed = True
+        if self._side_file is not None and (self._keeping is None or self._keeping.done()):
+            self._keeping = asyncio.get_running_loop().create_task(self._keep(self._side_file))
+
+    async def _keep(self, path: Path) -> None:
+        while self._has_changed:
+            self._has_changed = False
+            await self._write_down(path)
+            await asyncio.sleep(_KEEP_EVERY_S)
+
+    async def _write_down(self, path: Path) -> None:
+        noted = {each: {"versions": of.versions, "patterns": of.patterns} for each, of in self._noted.items()}
+        content = json.dumps(noted).encode()
+
+        def write(_: threading.Event) -> None:
+            with acting(None), contextlib.suppress(OSError):
+                if path.parent.is_dir():  # else the session is closed
+                    write_side_file(path, content)
+
+        await self._in_thread(write)
+
     async def list_files(self, choice: Choice) -> list[Listed]:
         """Returns the files that are chosen, by path.
 
@@ -168,6 +205,7 @@ class SessionWorkspace:
         outcomes = await self._in_thread(lambda _: self._changes.apply(changes))
         done = zip(changes, outcomes, strict=True)
         self.note(workspace_id, {c.path: c.version for c, outcome in done if outcome.result is Result.DONE}, ())
+        self.keep()
         return outcomes
 
     async def read(self, path: str, offset_bytes: int) -> AsyncIterator[bytes]:
@@ -179,7 +217,7 @@ class SessionWorkspace:
         if problem := path_problem(path):
             raise InvalidRequestError(f"{path[:200]!r} is not read: {problem}")
         try:
-            file: BinaryIO = await asyncio.to_thread(self._folder.open_to_read, path)
+            file: BinaryIO = await asyncio.to_thread(self._acting, self._folder.open_to_read, path)
             with file:
                 file.seek(offset_bytes)
                 while chunk := await asyncio.to_thread(file.read, CHUNK_BYTES):
@@ -187,10 +225,14 @@ class SessionWorkspace:
         except (OSError, RefusedPathError) as error:
             raise InvalidRequestError(f"{path[:200]!r} cannot be read in the session: {error}") from error
 
+    def _acting(self, work: Callable[[U], T], argument: U) -> T:
+        with acting(self._os_user):
+            return work(argument)
+
     async def _in_thread(self, work: Callable[[threading.Event], T]) -> T:
         stopped = threading.Event()
         async with self._lock:
-            task = asyncio.ensure_future(asyncio.to_thread(work, stopped))
+            task = asyncio.ensure_future(asyncio.to_thread(self._acting, work, stopped))
             try:
                 await asyncio.wait([task])
             except asyncio.CancelledError:
@@ -211,3 +253,14 @@ class SessionWorkspace:
                 raise InvalidRequestError(f"a session syncs with {_MAX_WORKSPACES} folders at most")
             self._noted[workspace_id] = _Noted()
         return self._noted[workspace_id]
+
+
+def _read_noted(path: Path) -> dict[str, _Noted]:
+    """Returns what an earlier agent has written down; nothing where that cannot be read."""
+    try:
+        return {
+            each: _Noted(dict(noted["versions"]), tuple(noted["patterns"]))
+            for each, noted in json.loads(path.read_bytes()).items()
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 from nbgpu_kernel.ranks.channel import Channel
+from nbgpu_kernel.ranks.facts import read_facts
 from nbgpu_kernel.ranks.group_release import leave_groups
 from nbgpu_kernel.ranks.resident_shell import is_callers, place_of_cell
 from nbgpu_kernel.ranks.stacks import Frame, collective, users_frame
@@ -17,22 +18,27 @@ from nbgpu_kernel.ranks.stacks import Frame, collective, users_frame
 _MAX_FRAMES = 40
 
 
-def attend(channel: Channel, on_end: Callable[[], None]) -> None:
+def attend(channel: Channel, on_end: Callable[[], None], on_leave: Callable[[], None] = lambda: None) -> None:
     """Answers the launcher in a thread of its own, until that is gone.
 
     Args:
         channel: To the launcher.
         on_end: Called then.
+        on_leave: Called when the process is to give up its process groups, before it does.
     """
-    threading.Thread(target=_answer, args=(channel, on_end), name="nbgpu-attendance", daemon=True).start()
+    threading.Thread(target=_answer, args=(channel, on_end, on_leave), name="nbgpu-attendance", daemon=True).start()
 
 
-def _answer(channel: Channel, on_end: Callable[[], None]) -> None:
+def _answer(channel: Channel, on_end: Callable[[], None], on_leave: Callable[[], None]) -> None:
     try:
         while (message := channel.receive()) is not None:
             if message["op"] == "where":
                 channel.send({"op": "here", "cell": message["cell"], "where": whereabouts()})
+            elif message["op"] == "look":
+                stack = [asdict(frame) for frame in main_thread_frames()]
+                channel.send({**message, "op": "looked", "stack": stack, **read_facts()})
             elif message["op"] == "leave":
+                on_leave()
                 channel.send({"op": "left", "had_groups": leave_groups()})
     except OSError:
         pass

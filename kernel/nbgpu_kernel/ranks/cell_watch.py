@@ -22,7 +22,7 @@ class Measure(enum.Enum):
     ASK = "ask"
     """Where it is."""
     LEAVE = "leave"
-    """Have it give up its process groups, which frees those that wait for it."""
+    """Have it give up its process groups, which frees those that wait for it, and itself where it waits."""
     INTERRUPT = "interrupt"
     KILL = "kill"
 
@@ -109,6 +109,8 @@ class CellWatch:
         steps = self._once(Measure.LEAVE, self.reports.keys() - gone)
         if now_s >= self._left_s + _INTERRUPT_AFTER_S:
             steps += self._once(Measure.INTERRUPT, self.running)
+            # Whom no other frees: those that wait for each other, or for one that goes on.
+            steps += self._once(Measure.LEAVE, self.running)
         if now_s >= self._left_s + _KILL_AFTER_S:
             steps += self._once(Measure.KILL, self.running - {0})
         return steps

@@ -30,12 +30,17 @@ def answer_from_now_on(questions: int, path: Path) -> None:
     threading.Thread(target=_answer, args=(questions, path), name="nbgpu-facts", daemon=True).start()
 
 
+def read_facts() -> dict[str, Any]:
+    """Returns `counts` and `pending`, see `answer_from_now_on`."""
+    return {"counts": _counts(), "pending": _pending()}
+
+
 def _answer(questions: int, path: Path) -> None:
     number = 0
     while asked := os.read(questions, _CHUNK_BYTES):
         number += len(asked)
         with contextlib.suppress(OSError):
-            write_json(path, {"number": number, "counts": _counts(), "pending": _pending()})
+            write_json(path, {"number": number, **read_facts()})
 
 
 def _counts() -> dict[str, int] | None:

@@ -1,4 +1,4 @@
-"""The file by which the launcher of a call tells the session's kernel that its ranks hang, and when they went on."""
+"""The file by which the launcher of ranks tells the session's kernel that its ranks hang, and when they went on."""
 
 from __future__ import annotations
 
@@ -20,11 +20,13 @@ class HangTeller:
     Args:
         path: Of it.
         world_size: Of the call.
+        runs: What hangs: "call" or "cell".
     """
 
-    def __init__(self, path: Path, world_size: int) -> None:
+    def __init__(self, path: Path, world_size: int, *, runs: str = "call") -> None:
         self._path = path
         self._world_size = world_size
+        self._runs = runs
         self._number = 0
         self._last: dict[str, Any] | None = None
 
@@ -55,6 +57,7 @@ class HangTeller:
         self._last = {
             "number": self._number,
             "world_size": self._world_size,
+            "runs": self._runs,
             "for_s": now_s - hang.since_s,
             "waiting": [describe(each) for each in hang.waiting],
             "missing": [describe(each) for each in hang.missing],

@@ -15,6 +15,10 @@ _OUTDATED_AFTER = 1.5
 """Times as long as was said."""
 
 
+def _write_to_stderr(text: str) -> None:
+    print(text, end="", file=sys.stderr, flush=True)
+
+
 class HangView:
     """Follows what the launcher says of a hang.
 
@@ -23,12 +27,20 @@ class HangView:
         publish: As `IPython.display.publish_display_data`; None where nothing can be updated: what is said is written
             to standard error, once when the ranks hang and once when they go on.
         place_of: Names files.
+        write: Writes a text to standard error.
     """
 
-    def __init__(self, path: Path, publish: Callable[..., None] | None, place_of: PlaceOf) -> None:
+    def __init__(
+        self,
+        path: Path,
+        publish: Callable[..., None] | None,
+        place_of: PlaceOf,
+        write: Callable[[str], None] = _write_to_stderr,
+    ) -> None:
         self._path = path
         self._publish = publish
         self._place_of = place_of
+        self._write = write
         self._seen: tuple[int, int] | None = None
         self._shown: dict[str, Any] | None = None
         """The hang that is on show and not over."""
@@ -76,7 +88,7 @@ class HangView:
             data = {"text/html": words.html(), "text/plain": words.text()}
             self._publish(data, transient={"display_id": self._display_id}, update=is_update)
         elif is_new or hang["is_over"]:
-            print(words.text(), file=sys.stderr, flush=True)
+            self._write(words.text() + "\n")
         self._shown = None if hang["is_over"] else hang
 
 

@@ -52,11 +52,15 @@ def hang_in_words(hang: Mapping[str, Any], place_of: PlaceOf, *, has_ended: bool
         has_ended: The call is over.
     """
     duration = duration_in_words(hang["for_s"])
+    absent = _absent(hang)
     waiting, missing, returned = hang["waiting"], hang["missing"], hang["returned"]
     groups = _groups([*waiting, *missing], place_of)
     if returned:
         verb = "has" if len(returned) == 1 else "have"
         groups.append((f"{ranks_in_words(returned)} {verb} returned, and will not come", ()))
+    if absent:
+        verb = "does" if len(absent) == 1 else "do"
+        groups.append((f"{ranks_in_words(absent)} {verb} not run this cell", ()))
     is_past = hang["is_over"] or has_ended
     who = _blame(hang, is_past=is_past)
     if hang["is_over"]:
@@ -64,7 +68,7 @@ def hang_in_words(hang: Mapping[str, Any], place_of: PlaceOf, *, has_ended: bool
     if has_ended:
         return HangWords(f"Ended after {duration} without progress: {who}", tuple(groups), "", is_over=False)
     title = f"No progress for more than {duration}: {who}"
-    return HangWords(title, tuple(groups), _advice(waiting, missing, returned), is_over=False)
+    return HangWords(title, tuple(groups), _advice(waiting, [*missing, *absent], returned, hang["runs"]), is_over=False)
 
 
 def duration_in_words(duration_s: float) -> str:
@@ -81,6 +85,7 @@ def _blame(hang: Mapping[str, Any], *, is_past: bool) -> str:
     names = sorted({each["waits_in"] for each in hang["waiting"]})
     what = _named(names[0]) if len(names) == 1 else "a collective"
     missing = [each["rank"] for each in hang["missing"]]
+    missing = missing or ([] if hang["returned"] else _absent(hang))
     returned = hang["returned"]
     who = missing or returned
     if who:
@@ -93,7 +98,13 @@ def _blame(hang: Mapping[str, Any], *, is_past: bool) -> str:
     return f"all {hang['world_size']} ranks {verb} in {what}"
 
 
-def _advice(waiting: list[dict[str, Any]], missing: list[dict[str, Any]], returned: list[int]) -> str:
+def _absent(hang: Mapping[str, Any]) -> list[int]:
+    """Returns the ranks that take no part: a cell may run on some alone."""
+    present = {each["rank"] for each in (*hang["waiting"], *hang["missing"])} | set(hang["returned"])
+    return [rank for rank in range(hang["world_size"]) if rank not in present]
+
+
+def _advice(waiting: list[dict[str, Any]], missing: list[Any], returned: list[int], runs: str) -> str:
     parts = []
     if len({each["waits_in"] for each in waiting}) > 1 and not missing:
         parts.append("every rank has to call the same collectives in the same order")
@@ -101,7 +112,7 @@ def _advice(waiting: list[dict[str, Any]], missing: list[dict[str, Any]], return
         parts.append("all have come: do they pass tensors of the same size and type, and does the network work?")
     if any(_spins(each) for each in waiting):
         parts.append("a GPU that waits in NCCL is at 100 %, and computes nothing")
-    parts.append("nothing is ended because of this; an interrupt ends the call")
+    parts.append(f"nothing is ended because of this; an interrupt ends the {runs}")
     text = "; ".join(parts)
     return text[0].upper() + text[1:] + "."
 
@@ -112,9 +123,14 @@ def _groups(ranks: Iterable[Mapping[str, Any]], place_of: PlaceOf) -> list[tuple
     for each in ranks:
         stack = tuple(_frame(frame, place_of) for frame in reversed(each["stack"]))
         own = each["frame"]
-        where = f"in {own['function']}, line {own['line']} of {place_of(own['file'])}" if own else ""
+        where = _where(own, place_of) if own else ""
         found.setdefault((each["waits_in"], where, each["behind"], stack), []).append(each)
     return [(_sentence(key, members), key[3]) for key, members in found.items()]
+
+
+def _where(frame: Mapping[str, Any], place_of: PlaceOf) -> str:
+    line = f"line {frame['line']} of {place_of(frame['file'])}"
+    return f"at {line}" if frame["function"] == "<module>" else f"in {frame['function']}, {line}"
 
 
 def _sentence(key: tuple[Any, ...], members: list[Mapping[str, Any]]) -> str:

@@ -14,22 +14,30 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 
 MARKER_VARIABLE = "NBGPU_CALL_ID"
+RANK_MARKER_VARIABLE = "NBGPU_RANK_PROCESS"
+"""Marks what comes from one rank that stays, see `rank_mark`."""
 _ASK_S = 1.0
 """What keeps shared memory tidy (multiprocessing's resource tracker) ends by itself when its owner is gone."""
 _KILL_S = 5.0
 _POLL_S = 0.01
 
 
-def marked_processes(call_id: str, leaders: Mapping[int, int]) -> Iterator[int]:
+def rank_mark(call_id: str, pid: int) -> str:
+    """Returns what RANK_MARKER_VARIABLE is in a rank, and in all that it starts."""
+    return f"{call_id}-{pid}"
+
+
+def marked_processes(call_id: str, leaders: Mapping[int, int], *, variable: str = MARKER_VARIABLE) -> Iterator[int]:
     """Yields the ids of the call's processes that still run, without this one. Linux only; elsewhere there are none.
 
     Args:
         call_id: Of the call.
         leaders: The ids of its ranks, with their start, see `read_starts`.
+        variable: Which of the marks is looked for, of which `call_id` is the value.
     """
     if not sys.platform.startswith("linux"):
         return
-    needle = f"{MARKER_VARIABLE}={call_id}".encode()
+    needle = f"{variable}={call_id}".encode()
     for name in os.listdir("/proc"):
         if not name.isdigit() or int(name) == os.getpid():
             continue
@@ -68,16 +76,17 @@ def _read_stat(pid: int) -> tuple[str, int, int]:
     return fields[0].decode(), int(fields[3]), int(fields[19])
 
 
-def end_marked(call_id: str, leaders: Mapping[int, int]) -> int:
+def end_marked(call_id: str, leaders: Mapping[int, int], *, variable: str = MARKER_VARIABLE) -> int:
     """Ends what is left of a call: asked first, killed after a second. Blocks; returns how many there were.
 
     Args:
         call_id: Of the call.
         leaders: As for `marked_processes`.
+        variable: As for `marked_processes`.
     """
     ended: set[int] = set()
     begun_s = time.monotonic()
-    while pids := list(marked_processes(call_id, leaders)):
+    while pids := list(marked_processes(call_id, leaders, variable=variable)):
         elapsed_s = time.monotonic() - begun_s
         if elapsed_s > _KILL_S:  # what SIGKILL does not end hangs in the operating system
             break

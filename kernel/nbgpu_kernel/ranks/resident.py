@@ -22,7 +22,8 @@ from nbgpu_kernel.ranks.call_folder import CallFolder
 from nbgpu_kernel.ranks.cell_values import read_cell_values
 from nbgpu_kernel.ranks.channel import Channel
 from nbgpu_kernel.ranks.failures import describe_exception
-from nbgpu_kernel.ranks.group_release import NCCL_ABORTS_ALONE, NCCL_VARIABLE
+from nbgpu_kernel.ranks.group_release import NCCL_ABORTS_ALONE, NCCL_VARIABLE, forget_failed_groups
+from nbgpu_kernel.ranks.processes import MARKER_VARIABLE, RANK_MARKER_VARIABLE, rank_mark
 from nbgpu_kernel.ranks.rank_process import prepare_rank_process
 from nbgpu_kernel.ranks.rendezvous import torchrun_variables
 from nbgpu_kernel.ranks.resident_shell import ResidentShell, place_of_cell, without_callers
@@ -55,6 +56,7 @@ def run_resident(
     try:
         keep = {channel.fileno() for channel in channels}
         prepare_rank_process(parent, outputs, keep, inherited, folder.crash(rank), folder.stacks(rank))
+        os.environ[RANK_MARKER_VARIABLE] = rank_mark(os.environ[MARKER_VARIABLE], os.getpid())
         code = _Resident(rank, channels[0], shell).run(channels[1])
     finally:
         os._exit(code)
@@ -102,6 +104,7 @@ class _Resident:
         world = message["world"]
         os.environ.update(torchrun_variables(self._rank, world["size"], world["port"], world["id"]))
         os.environ.setdefault(NCCL_VARIABLE, NCCL_ABORTS_ALONE)
+        forget_failed_groups()
         if message["taken"]:
             read_cell_values(Path(message["values"]), self._definitions, frozenset(message["taken"]))
         return self._shell.run(message["code"], message["execution_count"])

@@ -24,11 +24,21 @@ from typing import Any
 
 from nbgpu_kernel.process import end_with_parent
 from nbgpu_kernel.ranks.call_folder import CallFolder, write_json
+from nbgpu_kernel.ranks.cell_hangs import TICK_S as HANG_TICK_S
+from nbgpu_kernel.ranks.cell_hangs import AttendedSource, CellHangs
 from nbgpu_kernel.ranks.cell_watch import TICK_S, CellWatch, Measure, Step
 from nbgpu_kernel.ranks.channel import Channel, open_channel
 from nbgpu_kernel.ranks.log_keeping import CHUNK_BYTES, LogKeeper, open_pipe
 from nbgpu_kernel.ranks.memory_events import killed_between, read_memory_kills
-from nbgpu_kernel.ranks.processes import end_marked, exit_of, read_starts, signal_group, signal_process
+from nbgpu_kernel.ranks.processes import (
+    RANK_MARKER_VARIABLE,
+    end_marked,
+    exit_of,
+    rank_mark,
+    read_starts,
+    signal_group,
+    signal_process,
+)  # fmt: skip
 from nbgpu_kernel.ranks.rendezvous import Rendezvous
 from nbgpu_kernel.ranks.resident import run_resident
 from nbgpu_kernel.ranks.resident_shell import is_callers, make_shell
@@ -57,6 +67,8 @@ class Start:
     """Folder in which word is left of the ranks; see `nbgpu_kernel.whereabouts`."""
     call_id: str
     """Marks the ranks and all that comes from them."""
+    kernel_stacks: str | None
+    """File to which the kernel appends its stacks on SIGUSR1."""
 
 
 def launch(start_text: str) -> int:
@@ -87,6 +99,7 @@ class _Cell:
     number: int
     watch: CellWatch
     messages: dict[int, dict[str, Any]]
+    hangs: CellHangs | None = None
 
 
 class _EndedError(BaseException):
@@ -107,6 +120,8 @@ class _Launcher:
         self._ranks: dict[int, _Rank] = {}
         self._leaders: dict[int, int] = {}
         """The process ids of all ranks that there were, each with its start."""
+        self._orphaning: set[int] = set()
+        """The process ids of ranks that have ended, of which there may be something left."""
         self._ended: list[dict[str, Any]] = []
         """How ranks ended of which the kernel has not been told."""
         self._cell: _Cell | None = None
@@ -114,6 +129,8 @@ class _Launcher:
         self._kills_before = read_memory_kills()
         self._leaving: set[int] = set()
         self._had_groups = False
+        self._end_stores_by_s: float | None = None
+        """When nobody is to wait at the stores any more, if not all that were told to leave have answered before."""
         self._wakeups, self._wakeup_writer = open_pipe()
         self._interrupts = 0
         self._is_ending = False
@@ -132,7 +149,7 @@ class _Launcher:
         self._folder.make_temporary()
         with contextlib.suppress(_EndedError, BrokenPipeError, ConnectionError):
             while not self._is_ending:
-                self._wait(TICK_S if self._cell is not None and self._cell.watch.needs_ticks else None)
+                self._wait(self._tick_s())
                 self._look()
 
     def end(self) -> None:
@@ -140,7 +157,8 @@ class _Launcher:
         for number in (signal.SIGINT, *_ENDING_SIGNALS):
             signal.signal(number, signal.SIG_IGN)
         for rank in self._ranks.values():
-            signal_group(rank.pid, signal.SIGKILL)
+            # Not its group: what tidies up its shared memory does so when it is gone. See `end_marked`.
+            signal_process(rank.pid, signal.SIGKILL)
         forget_group(self._start.whereabouts, self._call_id)
         self._rendezvous.end()
         end_marked(self._call_id, self._leaders)
@@ -163,6 +181,13 @@ class _Launcher:
                 key.data()
             else:
                 self._logs.keep(key.fd, key.data)
+
+    def _tick_s(self) -> float | None:
+        if self._cell is None:
+            return None
+        if self._cell.watch.needs_ticks:
+            return TICK_S
+        return HANG_TICK_S if self._cell.hangs is not None else None
 
     def _on_wakeup(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -187,7 +212,12 @@ class _Launcher:
         if message["op"] == "left":
             self._leaving.discard(rank)
             self._had_groups = self._had_groups or message["had_groups"]
-        elif self._cell is not None and message["cell"] == self._cell.number and rank in self._cell.watch.running:
+        elif self._cell is None or message["cell"] != self._cell.number:
+            pass
+        elif message["op"] == "looked":
+            if self._cell.hangs is not None:
+                self._cell.hangs.take(rank, message)
+        elif rank in self._cell.watch.running:
             self._cell.watch.where[rank] = message["where"]
 
     def _on_rank(self, number: int) -> None:
@@ -218,6 +248,7 @@ class _Launcher:
     def _prepare(self, message: dict[str, Any]) -> None:
         """Says which of the ranks will be made anew, how those before them ended, and where ranks find each other."""
         self._bury()
+        self._end_orphans()
         ended, self._ended = self._ended, []
         if ended:
             self._leave_all()
@@ -237,6 +268,22 @@ class _Launcher:
         for number in messages:
             with contextlib.suppress(OSError):  # it has just ended, which is seen in a moment
                 self._ranks[number].cells.send({"cell": message["cell"], **messages[number]})
+        if message["hang_after_s"]:
+            self._cell.hangs = self._new_hangs(self._cell, CallFolder(Path(message["folder"])), message["hang_after_s"])
+
+    def _new_hangs(self, cell: _Cell, folder: CallFolder, hang_after_s: float) -> CellHangs:
+        def source(number: int) -> AttendedSource:
+            def send(question: int) -> None:
+                self._tell(number, {"op": "look", "cell": cell.number, "number": question})
+
+            stacks: Path | None = self._folder.stacks(number)
+            if not number:
+                stacks = Path(self._start.kernel_stacks) if self._start.kernel_stacks is not None else None
+            pid = self._ranks[number].pid if number else self._kernel.pid
+            return AttendedSource(number, pid, stacks, send, lambda: number not in cell.watch.running)
+
+        sources = [source(number) for number in sorted(cell.watch.ranks)]
+        return CellHangs(folder, self._start.world_size, hang_after_s, sources, lambda: self._logs.written_bytes)
 
     def _done(self, message: dict[str, Any]) -> None:
         """Takes the kernel's own report, as that of rank 0."""
@@ -294,7 +341,9 @@ class _Launcher:
                     self._selector.unregister(channel)
                 channel.close()
             self._logs.close_pipes(number)
-            signal_group(rank.pid, signal.SIGKILL)  # what it has started
+            # What it has started has its connections open as well, to which others listen.
+            signal_group(rank.pid, signal.SIGTERM)
+            self._orphaning.add(rank.pid)
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(rank.pid, 0)
             del self._ranks[number]
@@ -305,6 +354,13 @@ class _Launcher:
             if self._cell is not None:
                 self._take(self._cell.watch.report(number, self._vanished(number, ended), time.monotonic()))
             self._write_ranks()
+
+    def _end_orphans(self) -> None:
+        """Ends what is left of ranks that have ended. Blocks, for a second where something does not end by itself."""
+        while self._orphaning:
+            pid = self._orphaning.pop()
+            leaders = {pid: self._leaders[pid]} if pid in self._leaders else {}
+            end_marked(rank_mark(self._call_id, pid), leaders, variable=RANK_MARKER_VARIABLE)
 
     def _vanished(self, number: int, ended: dict[str, Any]) -> dict[str, Any]:
         report = {**ended, "kind": "vanished", "time_s": time.monotonic()}
@@ -325,6 +381,10 @@ class _Launcher:
         if interrupts:
             self._take(cell.watch.interrupt(time.monotonic()))
         self._take(cell.watch.tick(time.monotonic()))
+        if self._end_stores_by_s is not None and (not self._leaving or time.monotonic() > self._end_stores_by_s):
+            self._end_stores()
+        if cell.hangs is not None and not cell.watch.needs_ticks:
+            cell.hangs.step()
         if not cell.watch.running:
             self._finish(cell)
 
@@ -332,6 +392,9 @@ class _Launcher:
         for step in steps:
             if step.measure is Measure.LEAVE:
                 self._leave(step.rank)
+                if self._cell is not None and step.rank in self._cell.watch.running:
+                    # It may wait for others at the store, before it has a group.
+                    self._end_stores_by_s = time.monotonic() + _LEAVE_WITHIN_S
             elif step.measure is Measure.ASK:
                 assert self._cell is not None
                 self._tell(step.rank, {"op": "where", "cell": self._cell.number})
@@ -359,6 +422,7 @@ class _Launcher:
         outcome = cell.watch.outcome()
         if cell.watch.is_breaking_up or any(report["kind"] == "vanished" for report in cell.watch.reports.values()):
             self._leave_all(already=cell.watch.was_told_to_leave)
+        self._end_orphans()
         kills = read_memory_kills()
         if outcome["kind"] != "returned":
             outcome["killed_for_memory"] = killed_between(self._kills_before, kills)
@@ -377,6 +441,10 @@ class _Launcher:
             self._wait(TICK_S)
             self._bury()
         self._leaving.clear()
+        self._end_stores()
+
+    def _end_stores(self) -> None:
+        self._end_stores_by_s = None
         listener = self._rendezvous.listen()
         with contextlib.suppress(KeyError, ValueError):
             self._selector.unregister(listener)

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -72,6 +72,7 @@ class Residents:
             world_size,
             whereabouts.folder(),
             self.id,
+            whereabouts.stacks_file(),
         )
         with open(self._folder.launcher_log, "ab") as log:
             # In the kernel's process group: it sees interrupts that the kernel does not while it waits for other ranks.
@@ -85,7 +86,9 @@ class Residents:
             )
         launchers_cells.close()
         launchers_control.close()
-        attend(Channel(control), on_end=lambda: None)
+        self.on_leave: Callable[[], None] = lambda: None
+        """Called in another thread when the kernel is to give up its process groups."""
+        attend(Channel(control), on_end=lambda: None, on_leave=lambda: self.on_leave())
 
     def _variables(self) -> dict[str, str]:
         threads = str(max(1, (os.cpu_count() or 1) // self.world_size))
@@ -119,7 +122,7 @@ class Residents:
         Args:
             messages: What each of them is told.
             runs_in_kernel: Whether the kernel is one of those that run it.
-            further: `preload`, `surroundings`.
+            further: `preload`, `surroundings`, `hang_after_s`.
 
         Raises:
             LauncherEndedError: The launcher is gone.

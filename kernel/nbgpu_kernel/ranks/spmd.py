@@ -16,8 +16,10 @@ from IPython.core.compilerop import code_name
 
 from nbgpu_kernel.ranks.call_folder import CallFolder, write_json
 from nbgpu_kernel.ranks.cell_values import CellNames, CellValues, Selection, names_of_cell
+from nbgpu_kernel.ranks.complaints import Complaints
 from nbgpu_kernel.ranks.failures import traceback_text
-from nbgpu_kernel.ranks.group_release import NCCL_ABORTS_ALONE, NCCL_VARIABLE
+from nbgpu_kernel.ranks.group_release import NCCL_ABORTS_ALONE, NCCL_VARIABLE, forget_failed_groups
+from nbgpu_kernel.ranks.hang_view import HangView
 from nbgpu_kernel.ranks.lines import ranks_in_words
 from nbgpu_kernel.ranks.output import FoldedView, Follower, FullView, PrefixedView, View
 from nbgpu_kernel.ranks.rendezvous import torchrun_variables
@@ -44,6 +46,8 @@ class Wish:
     world_size: int
     view: str
     """"folded", "prefixed" or "full"."""
+    hang_after_s: float | None = None
+    """Without output and progress for so long the ranks are said to hang; None: that is not looked for."""
 
     @classmethod
     def parse(cls, found: Mapping[str, Any]) -> Wish:
@@ -53,15 +57,17 @@ class Wish:
             ValueError: It has not its form.
         """
         ranks, world_size, view = found.get("ranks"), found.get("world_size"), found.get("view")
+        hang_after_s = found.get("hang_after_s")
         if (
             type(world_size) is not int
             or not isinstance(ranks, list)
             or not ranks
             or not all(type(rank) is int and 0 <= rank < world_size for rank in ranks)
             or view not in ("folded", "prefixed", "full")
+            or not (hang_after_s is None or (type(hang_after_s) in (int, float) and hang_after_s > 0))
         ):
             raise ValueError(f"this is no wish for ranks: {dict(found)!r}")
-        return cls(tuple(sorted(set(ranks))), world_size, view)
+        return cls(tuple(sorted(set(ranks))), world_size, view, hang_after_s)
 
     @property
     def runs_in_kernel(self) -> bool:
@@ -138,6 +144,7 @@ class SpmdRanks:
             runs_in_kernel=wish.runs_in_kernel,
             preload=["torch", "torch.distributed"] if needs_torch and prepared.fresh else [],
             surroundings=told[min(prepared.fresh)] if prepared.fresh else {},
+            hang_after_s=wish.hang_after_s,
         )
         variables = torchrun_variables(0, wish.world_size, prepared.port, residents.id)
         return SpmdCell(self, wish, residents, folder, names, selection, variables, publish)
@@ -238,12 +245,22 @@ class SpmdCell:
         self._selection = selection  # kept: the file refers to it
         self._publish = publish
         self._follower = Follower(folder, self._view())
-        self._showing = StoppableThread(self._follower.look, _LOOK_EVERY_S)
+        publish_hang = self._display if wish.view != "prefixed" else None
+        self._hang_view = HangView(
+            folder.hang,
+            publish_hang,
+            lambda file: place_of_cell(file) or file,
+            lambda text: self._write(text, is_stderr=True),
+        )
+        self._showing = StoppableThread(self._show, _LOOK_EVERY_S)
         self._environment = _Environment({**variables, NCCL_VARIABLE: os.environ.get(NCCL_VARIABLE, NCCL_ABORTS_ALONE)})
         self._log: Any = None
+        self._complaints = Complaints(folder.log(0))
         if wish.runs_in_kernel:
             self._environment.enter()
+            forget_failed_groups()
             SessionOutStream.copy_to = self._keep
+            residents.on_leave = self._complaints.begin
 
     def finish(self, error: BaseException | None) -> dict[str, Any]:
         """Waits for the other ranks; returns how the cell ended on all of them. To be called in any case.
@@ -264,6 +281,7 @@ class SpmdCell:
             self._showing.stop()
             self._follower.__exit__()
             self._folder.payload.unlink(missing_ok=True)
+        self._hang_view.finish(has_returned=outcome["kind"] == "returned")
         for failure in outcome.get("failures", ()):
             with contextlib.suppress(OSError):
                 write_json(self._folder.error(failure["rank"]), traceback_text(failure.get("chain", ())))
@@ -279,8 +297,14 @@ class SpmdCell:
         """To be called when what the cell bound was gathered."""
         self._ranks.over(self)
 
+    def _show(self, *, final: bool) -> None:
+        self._follower.look(final=final)
+        self._hang_view.refresh()
+
     def _leave_kernel(self) -> None:
         SessionOutStream.copy_to = None
+        self._residents.on_leave = lambda: None
+        self._complaints.end()
         self._environment.leave()
         if self._log is not None:
             self._log.close()

@@ -79,10 +79,7 @@ class ProcessSource:
     def ask(self) -> None:
         if self._has_returned():
             return
-        if _size(self._stacks) > _MAX_STACKS_BYTES:
-            with contextlib.suppress(OSError):
-                os.truncate(self._stacks, 0)
-        self._start_bytes = self._size_bytes = _size(self._stacks)
+        self._start_bytes = self._size_bytes = next_stacks(self._stacks)
         signal_process(self._pid, STACKS_SIGNAL)
         if self._questions is not None:
             with contextlib.suppress(OSError):  # it does not read, or has ended
@@ -92,13 +89,13 @@ class ProcessSource:
     def answer(self, *, final: bool) -> RankLook | None:
         if self._has_returned():
             return RankLook(self._rank, has_returned=True)
-        before, self._size_bytes = self._size_bytes, _size(self._stacks)
+        before, self._size_bytes = self._size_bytes, size_bytes(self._stacks)
         is_written = self._size_bytes != self._start_bytes and self._size_bytes == before
         facts = self._read_facts()
         if not final and not (is_written and (facts is not None or self._questions is None)):
             return None
         counts, pending = facts or (None, "")
-        return RankLook(self._rank, self._read_stack(), False, counts, pending, _processor_s(self._pid))
+        return RankLook(self._rank, self._read_stack(), False, counts, pending, processor_s(self._pid))
 
     def _read_stack(self) -> tuple[Frame, ...]:
         if self._size_bytes == self._start_bytes:
@@ -191,7 +188,8 @@ class HangWatch:
         self._next_s = now_s + interval_s
 
 
-def _processor_s(pid: int) -> float | None:
+def processor_s(pid: int) -> float | None:
+    """Returns the processor time that a process has used, in seconds; None: not known."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             fields = file.read().rpartition(b")")[2].split()
@@ -200,7 +198,16 @@ def _processor_s(pid: int) -> float | None:
         return None
 
 
-def _size(path: Path) -> int:
+def next_stacks(path: Path) -> int:
+    """Returns where in a file of stacks the next ones will be; empties it before where it has become large."""
+    if size_bytes(path) > _MAX_STACKS_BYTES:
+        with contextlib.suppress(OSError):
+            os.truncate(path, 0)
+    return size_bytes(path)
+
+
+def size_bytes(path: Path) -> int:
+    """Returns a file's size, 0 where there is none."""
     try:
         return path.stat().st_size
     except OSError:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -18,8 +18,8 @@ from nbgpu.client.pool import Pool
 from nbgpu_protocol.fragments import Buffer, MessageAssembler, split_message
 from nbgpu_protocol.v1 import pool_pb2, session_pb2
 
-GIVE_UP_AFTER_S = 30.0
-"""How long a cut is bridged before what waits for an answer fails."""
+GIVE_UP_AFTER_S = 600.0
+"""How long a cut is bridged before what waits for an answer fails: as long as sessions wait for their agent."""
 _BACKOFF_S = (0.02, 0.1, 0.3, 1.0, 2.0)
 _ACKNOWLEDGE_EVERY = 64
 
@@ -48,6 +48,11 @@ class Message:
         return dict(json.loads(bytes(self.raw_metadata)))
 
 
+def message_of(channel: int, parts: Sequence[memoryview]) -> Message:
+    """Returns the message of a channel that has these parts: header, parent header, metadata, content, buffers."""
+    return Message(channel, json.loads(bytes(parts[0])), json.loads(bytes(parts[1])), parts[2], parts[3], parts[4:])
+
+
 class Listener(Protocol):
     """What a connection tells, on the background loop, in the order of the session's numbers."""
 
@@ -65,8 +70,14 @@ class Listener(Protocol):
     def on_choice(self, notebook_id: str, session_id: str) -> None:
         """The notebook uses another session of this pool from now on; none, if its id is empty."""
 
+    def on_notice(self, text: str) -> None:
+        """The agent says something to the person."""
+
     def on_cut(self) -> None:
         """The link is gone; the connection tries to mend it."""
+
+    def on_mended(self) -> None:
+        """The link is there again; what was missed follows."""
 
     def on_end(self, error: errors.Error) -> None:
         """Nothing more will come: the session is closed, or its agent is gone."""
@@ -81,28 +92,40 @@ class SessionConnection:
         client_id: Of this process, for the agent's log.
         listener: Told what comes.
         is_agent_gone: Whether the agent's process is known to have ended, so that waiting for it is vain.
+        revive: Starts an agent in the place of one that is gone, which takes over its sessions; None where that is not
+            for this process to do.
+        after_number: What the session said up to this number is not wanted; None: what it says from now on is.
     """
 
     def __init__(
-        self, pool: Pool, session_id: str, client_id: str, listener: Listener, is_agent_gone: Callable[[], bool]
+        self,
+        pool: Pool,
+        session_id: str,
+        client_id: str,
+        listener: Listener,
+        is_agent_gone: Callable[[], bool],
+        revive: Callable[[], Awaitable[object]] | None = None,
+        after_number: int | None = None,
     ) -> None:
         self._pool = pool
         self._session_id = session_id
         self._client_id = client_id
         self._listener = listener
         self._is_agent_gone = is_agent_gone
+        self._revive = revive
         self._call: grpc.aio.StreamStreamCall[session_pb2.ClientFrame, session_pb2.AgentFrame] | None = None
         self._writing = asyncio.Lock()
         self._unanswered: dict[str, tuple[session_pb2.Channel, Sequence[Buffer]]] = {}
-        self._last_number = 0
-        self._acknowledged = 0
+        self._only_new = after_number is None
+        self._last_number = after_number or 0
+        self._acknowledged = self._last_number
         self._acknowledging: asyncio.Task[None] | None = None
         self._assembler = MessageAssembler()
         self._connected: asyncio.Future[pool_pb2.SessionInfo] = asyncio.get_running_loop().create_future()
         self._task: asyncio.Task[None] | None = None
 
     async def open(self) -> pool_pb2.SessionInfo:
-        """Connects, from now on: what the session said earlier is not replayed. Returns the session as it is.
+        """Connects; what the session said earlier is not replayed unless it is wanted. Returns the session as it is.
 
         Raises:
             NoSuchSessionError: It is closed.
@@ -162,7 +185,9 @@ class SessionConnection:
         while True:
             try:
                 async for frame in self._read_stream():
-                    cut_at, attempt = None, 0
+                    if cut_at is not None:
+                        cut_at, attempt = None, 0
+                        self._listener.on_mended()
                     self._take(frame)
                 failure: errors.Error = errors.AgentUnreachableError("the agent ended the session's stream")
             except grpc.RpcError as error:
@@ -178,12 +203,24 @@ class SessionConnection:
                 cut_at = now
                 if self._connected.done():
                     self._listener.on_cut()
-            lost = not isinstance(failure, errors.AgentUnreachableError) or self._is_agent_gone()
+            lost = not isinstance(failure, errors.AgentUnreachableError) or await self._is_lost()
             if lost or now - cut_at > GIVE_UP_AFTER_S or not self._connected.done():
                 self._end(failure)
                 return
             await asyncio.sleep(_BACKOFF_S[min(attempt, len(_BACKOFF_S) - 1)])
             attempt += 1
+
+    async def _is_lost(self) -> bool:
+        """Returns whether there will be no agent to connect to; starts one where the last one is gone."""
+        if not self._is_agent_gone():
+            return False
+        if self._revive is None or not self._connected.done():
+            return True
+        try:
+            await self._revive()
+        except errors.Error:
+            return True
+        return False
 
     def _end(self, error: errors.Error) -> None:
         if self._connected.done():
@@ -197,7 +234,7 @@ class SessionConnection:
             session_id=self._session_id,
             client_id=self._client_id,
             after_number=self._last_number,
-            only_new=not self._connected.done(),
+            only_new=self._only_new and not self._connected.done(),
         )
         try:
             await call.write(session_pb2.ClientFrame(connect=connect))
@@ -236,9 +273,10 @@ class SessionConnection:
 
     def _take_connected(self, connected: session_pb2.Connected) -> None:
         if not self._connected.done():
-            self._last_number = connected.last_number
+            if self._only_new:
+                self._last_number = connected.last_number
             self._connected.set_result(connected.session)
-        elif connected.dropped_until > self._last_number:
+        if connected.dropped_until > self._last_number:
             self._listener.on_dropped(self._last_number + 1, connected.dropped_until)
             self._last_number = connected.dropped_until
 
@@ -250,16 +288,7 @@ class SessionConnection:
                 return
             self._last_number = entry.number
             parts, _ = done
-            self._listener.on_message(
-                Message(
-                    entry.message.channel,
-                    json.loads(bytes(parts[0])),
-                    json.loads(bytes(parts[1])),
-                    parts[2],
-                    parts[3],
-                    parts[4:],
-                )
-            )
+            self._listener.on_message(message_of(entry.message.channel, parts))
             return
         if kind == "gap":
             self._listener.on_dropped(self._last_number + 1, entry.gap.until_number)
@@ -270,6 +299,8 @@ class SessionConnection:
             self._listener.on_kernel_event(entry.kernel_event)
         elif kind == "choice":
             self._listener.on_choice(entry.choice.notebook_id, entry.choice.session_id)
+        elif kind == "notice":
+            self._listener.on_notice(entry.notice.text)
         elif kind == "cell_timed_out":
             self._listener.on_timed_out(entry.cell_timed_out)
         elif kind == "request_refused":

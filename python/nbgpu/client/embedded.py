@@ -89,11 +89,12 @@ async def _usable_agent(folder: Path) -> AgentRecord | None:
                 " and it has sessions open",
                 "close them, or end the agent with all its sessions by `nbgpu agent stop --force`",
             ) from error
-        await _wait_until_gone(record.pid)
+        await wait_until_gone(record.pid)
         return None
 
 
-async def _wait_until_gone(pid: int) -> None:
+async def wait_until_gone(pid: int) -> None:
+    """Returns once the process has ended, or after a minute."""
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline:
         if has_ended(pid):

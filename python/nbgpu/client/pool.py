@@ -30,6 +30,8 @@ _CHANNEL_OPTIONS: Sequence[tuple[str, Any]] = (
     ("grpc.enable_http_proxy", 0),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2_000),
+    # How long an attempt may take: by default 20 s, which a tunnel's end takes that is there when the agent is not.
+    ("grpc.min_reconnect_backoff_ms", 5_000),
 )
 
 
@@ -133,16 +135,19 @@ class Pool:
         with translated():
             await self._pool.CloseSession(request, **self._call(KERNEL_DEADLINE_S))
 
-    async def attach_session(self, session_id: str, notebook_id: str, notebook_name: str = "") -> None:
+    async def attach_session(
+        self, session_id: str, notebook_id: str, notebook_name: str = "", notebook_key: str = ""
+    ) -> None:
         """Makes a session the notebook's, and the one that it uses.
 
         Args:
             session_id: Empty: the notebook uses none of this pool's from now on, and keeps them.
             notebook_id: Its Jupyter kernel id.
             notebook_name: For lists; empty: as it is.
+            notebook_key: By what the notebook is known again when it has another kernel; empty: as it is.
         """
         request = pool_pb2.AttachSessionRequest(
-            session_id=session_id, notebook_id=notebook_id, notebook_name=notebook_name
+            session_id=session_id, notebook_id=notebook_id, notebook_name=notebook_name, notebook_key=notebook_key
         )
         with translated():
             await self._pool.AttachSession(request, **self._call(DEADLINE_S))
@@ -154,9 +159,16 @@ class Pool:
                 pool_pb2.DetachSessionRequest(session_id=session_id), **self._call(DEADLINE_S)
             )
 
-    async def renew_lease(self, session_id: str, duration_s: float = 0) -> pool_pb2.Lease:
-        """Extends the session's lease from now on; by the agent's own duration, if that is 0."""
-        request = pool_pb2.RenewLeaseRequest(session_id=session_id, duration_s=duration_s)
+    async def renew_lease(
+        self, session_id: str, duration_s: float = 0, *, idle_close_s: float | None = None
+    ) -> pool_pb2.Lease:
+        """Extends the session's lease from now on, and has its time without work begin anew.
+
+        Args:
+            duration_s: 0: the agent's own.
+            idle_close_s: From now on the session is closed after so long without work; 0: never; None: as it was.
+        """
+        request = pool_pb2.RenewLeaseRequest(session_id=session_id, duration_s=duration_s, idle_close_s=idle_close_s)
         with translated():
             response = await self._pool.RenewLease(request, **self._call(DEADLINE_S))
         lease: pool_pb2.Lease = response.lease
@@ -180,13 +192,17 @@ class Pool:
         finally:
             call.cancel()
 
-    async def shut_down(self, *, close_sessions: bool) -> None:
+    async def shut_down(self, *, close_sessions: bool, keep_sessions: bool = False) -> None:
         """Ends the agent.
 
+        Args:
+            close_sessions: With its sessions.
+            keep_sessions: Leave them, with what they compute, to the agent that is started next.
+
         Raises:
-            SessionsOpenError: It has sessions, and `close_sessions` is not set.
+            SessionsOpenError: It has sessions, and neither is set.
         """
-        request = pool_pb2.ShutdownRequest(close_sessions=close_sessions)
+        request = pool_pb2.ShutdownRequest(close_sessions=close_sessions, keep_sessions=keep_sessions)
         with translated():
             await self._pool.Shutdown(request, **self._call(KERNEL_DEADLINE_S))
 

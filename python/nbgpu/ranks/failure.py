@@ -97,7 +97,7 @@ def _timed_out(answer: Mapping[str, Any], hostname: str, places: Places) -> Base
         "\n".join([f"{_GREEN}{ranks_in_words(ranks)}{_PLAIN} of {size} on {hostname}:", *lines])
         for lines, ranks in groups.items()
     ]
-    summary = "\n".join(_others_in_words(answer["others"], places, "when the time was over"))
+    summary = "\n".join(others_in_words(answer["others"], places, "when the time was over"))
     shown = [*stacks, summary, f"{_RED}{type(error).__name__}{_PLAIN}: {error}"]
     return with_notes(exception_to_raise(error, type(error).__name__, str(error), shown), shown[:-1])
 
@@ -120,7 +120,7 @@ def _failed(
     first, *rest = sorted(answer["failures"], key=lambda each: (_is_consequence(each), each["time_s"]))
     rank = first["rank"]
     name = f"rank {rank} of {size} on {hostname}"
-    others = _others_in_words(answer["others"], places, "when they were stopped")
+    others = others_in_words(answer["others"], places, "when they were stopped")
     below = [*_rest_in_words(rest), *others, *notes]
     hint = f"hint: `%gpu logs --rank {rank}` shows all that rank {rank} wrote"
     if first["kind"] == "raised" and first.get("chain"):
@@ -207,7 +207,8 @@ def _failure_in_words(failure: Mapping[str, Any]) -> str:
     return f"raised {link['ename']} after it" + (f": {words}" if words else "")
 
 
-def _others_in_words(others: Iterable[Mapping[str, Any]], places: Places, when: str) -> list[str]:
+def others_in_words(others: Iterable[Mapping[str, Any]], places: Places, when: str) -> list[str]:
+    """Says where ranks were, a line for those that were at the same place."""
     groups: dict[str, list[int]] = collections.defaultdict(list)
     for each in others:
         groups[_whereabouts(each, places, when)].append(each["rank"])

@@ -118,13 +118,13 @@ class DistributedFunction:
             "kwargs": kwargs,
             "world_size": world_size,
             "timeout_s": float(timeout) if timeout is not None else None,
-            "hang_after_s": _hang_after_s(self._options),
+            "hang_after_s": hang_limit_s(self._options),
             "cells": _cells_here(),
             "view": view_here(all_ranks=bool(self._options.get("all_ranks"))),
         }
 
 
-def _hang_after_s(options: dict[str, Any]) -> float | None:
+def hang_limit_s(options: dict[str, Any]) -> float | None:
     """Returns after how long ranks are said to hang; None: never."""
     given = options.get("hang_after_s", os.environ.get(HANG_AFTER_VARIABLE) or DEFAULT_HANG_AFTER_S)
     try:
@@ -159,7 +159,7 @@ def _wanted(options: dict[str, Any]) -> Wanted:
     timeout = options.get("timeout")
     if timeout is not None and not timeout > 0:
         raise CommandError(f"a timeout is a number of seconds above 0, not {timeout!r}", "leave it out for none")
-    _hang_after_s(options)
+    hang_limit_s(options)
     return parse_wanted(options.get("num_accelerators"), options.get("accelerator_type"))
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from nbgpu import words
 from nbgpu.errors import CommandError
 from nbgpu.ranks.call import view_here
+from nbgpu.ranks.function import hang_limit_s
 from nbgpu_kernel.ranks.lines import ranks_in_words
 from nbgpu_protocol.v1 import pool_pb2
 
@@ -99,7 +100,12 @@ def wish_for(options: SpmdOptions, accelerators: Sequence[pool_pb2.Accelerator],
             f" which has {there}",
             f"`{RANKS_OPTION} {size - 1}` is the last one; without {RANKS_OPTION} a cell runs on all",
         )
-    return {"ranks": list(ranks), "world_size": size, "view": view_here(all_ranks=options.all_ranks)}
+    return {
+        "ranks": list(ranks),
+        "world_size": size,
+        "view": view_here(all_ranks=options.all_ranks),
+        "hang_after_s": hang_limit_s({}),
+    }
 
 
 def _no_such(ranks: list[int]) -> str:

@@ -14,6 +14,7 @@ T = TypeVar("T")
 
 AUTH_RESOURCE = "nbgpu"
 MAX_TEXT_CHARACTERS = 4096
+MAX_LIST_ITEMS = 1000
 MAX_BODY_BYTES = 64 << 10
 
 
@@ -56,6 +57,10 @@ class PoolBody(TypedDict, total=False):
     """Of the agent's certificate; with `grpcs://`."""
     code: str
     """That is exchanged for a token; with `grpcs://`."""
+
+
+class SettleBody(TypedDict, total=False):
+    cell_ids: list[str]
 
 
 class RetryBody(TypedDict, total=False):
@@ -139,6 +144,8 @@ def read_body(content: bytes, kind: type) -> dict[str, Any]:
         given = value[name]
         if not _is_one_of(given, expected):
             raise RefusedError(f"{name} is {given!r:.100}, and must be {_in_words(expected)}")
+        if isinstance(given, list) and len(given) > MAX_LIST_ITEMS:
+            raise RefusedError(f"{name} has {len(given)} items; {MAX_LIST_ITEMS} at most")
         if isinstance(given, str) and (len(given) > MAX_TEXT_CHARACTERS or "\0" in given):
             raise RefusedError(f"{name} has {len(given)} characters or a NUL; {MAX_TEXT_CHARACTERS} at most, and none")
         checked[name] = given
@@ -171,6 +178,8 @@ def schema_of(kind: Any, definitions: dict[str, Any]) -> dict[str, Any]:
             if kind.__required_keys__:
                 definitions[name]["required"] = sorted(kind.__required_keys__)
         return {"$ref": f"#/components/schemas/{name}"}
+    if get_origin(kind) is dict:
+        return {"type": "object"}
     if get_origin(kind) is list:
         return {"type": "array", "items": schema_of(get_args(kind)[0], definitions)}
     if get_origin(kind) is Literal:
@@ -196,9 +205,13 @@ def _alternatives(kind: Any) -> tuple[Any, ...]:
 
 
 def _is_one_of(value: Any, kind: Any) -> bool:
+    if get_origin(kind) is list:
+        return isinstance(value, list) and all(_is_one_of(each, get_args(kind)[0]) for each in value)
     return any(type(value) is each for each in _alternatives(kind))
 
 
 def _in_words(kind: Any) -> str:
+    if get_origin(kind) is list:
+        return f"a list of which each is {_in_words(get_args(kind)[0])}"
     words = {str: "a text", bool: "true or false", type(None): "null"}
     return " or ".join(words[each] for each in _alternatives(kind))

@@ -10,6 +10,7 @@ from google.protobuf.message import Message
 
 from nbgpu.server.views import (
     AcceleratorView,
+    ClosingCause,
     DifferenceView,
     EnvironmentView,
     ExecutionView,
@@ -44,6 +45,12 @@ _KERNEL_STATES: dict[int, KernelState] = {
     pool_pb2.KERNEL_IDLE: "idle",
     pool_pb2.KERNEL_EXECUTING: "executing",
     pool_pb2.KERNEL_DEAD: "dead",
+}
+_CLOSING_CAUSES: dict[int, ClosingCause] = {
+    pool_pb2.Closing.IDLE: "idle",
+    pool_pb2.Closing.LIFETIME: "lifetime",
+    pool_pb2.Closing.LEASE: "lease",
+    pool_pb2.Closing.BUDGET: "budget",
 }
 
 
@@ -152,6 +159,8 @@ def _session_view(session: pool_pb2.SessionInfo) -> SessionView:
         id=session.id,
         notebook_id=session.notebook_id or None,
         notebook_name=session.notebook_name or None,
+        notebook_key=session.notebook_key or None,
+        notebook_connected=session.notebook_connected,
         spec_text=session.spec_text,
         phase=PHASES.get(session.phase),
         queue_position=session.queue_position or None,
@@ -176,7 +185,11 @@ def _session_view(session: pool_pb2.SessionInfo) -> SessionView:
         last_active_unix_s=session.last_active_unix_s,
         attached_unix_s=session.attached_unix_s or None,
         expires_unix_s=session.lease.expires_unix_s or None,
-        idle_close_s=None,
+        idle_close_s=_known(session.closing, "idle_close_s", session.closing.idle_close_s),
+        idle_since_unix_s=_known(session.closing, "idle_since_unix_s", session.closing.idle_since_unix_s),
+        closes_unix_s=_known(session.closing, "closes_unix_s", session.closing.closes_unix_s),
+        closing_warn_unix_s=_known(session.closing, "warn_unix_s", session.closing.warn_unix_s),
+        closing_cause=_CLOSING_CAUSES.get(session.closing.cause),
         python_version=session.python_version or None,
     )
 
@@ -246,4 +259,5 @@ def _kernel_exit_view(kernel_exit: pool_pb2.KernelExit) -> KernelExitView:
         exit_code=kernel_exit.exit_code if kernel_exit.HasField("exit_code") else None,
         signal=kernel_exit.signal if kernel_exit.HasField("signal") else None,
         asked_for=kernel_exit.asked_for,
+        ended_because=kernel_exit.ended_because or None,
     )

@@ -27,17 +27,28 @@ async def interpreter_of(settings: dict[str, Any], kernel_id: str) -> str:
 
 async def folder_of(settings: dict[str, Any], kernel_id: str) -> str:
     """Returns the folder that the notebook lies in; empty where that cannot be told."""
+    path = await file_of(settings, kernel_id)
+    return await asyncio.to_thread(_existing_folder, path) if path is not None else ""
+
+
+async def file_of(settings: dict[str, Any], kernel_id: str) -> Path | None:
+    """Returns where the notebook's file is, or is to be; None where that cannot be told."""
     root = settings.get("server_root_dir")
     try:
         jupyter_sessions = await ensure_async(settings["session_manager"].list_sessions())
     except KeyError:
-        return ""
+        return None
     for each in jupyter_sessions:
         if root and each["kernel"] and each["kernel"]["id"] == kernel_id:
-            return await asyncio.to_thread(_existing_folder, Path(root), each["path"])
-    return ""
+            return Path(os.path.expanduser(root), each["path"])  # noqa: ASYNC240 - reads no file
+    return None
 
 
-def _existing_folder(root: Path, notebook: str) -> str:
-    folder = (root.expanduser() / notebook).parent
-    return str(folder) if folder.is_dir() else ""
+def has_kernel(settings: dict[str, Any], kernel_id: str) -> bool:
+    """Returns whether the server runs this kernel."""
+    manager = settings.get("kernel_manager")
+    return manager is not None and kernel_id in manager
+
+
+def _existing_folder(notebook: Path) -> str:
+    return str(notebook.parent) if notebook.parent.is_dir() else ""

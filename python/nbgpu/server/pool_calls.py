@@ -10,18 +10,20 @@ import asyncio
 import contextlib
 import re
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from nbgpu import errors
-from nbgpu.client import pools
+from nbgpu.client import executions, pools, recorded
 from nbgpu.client.discovery import connect
 from nbgpu.client.pairing import Invitation, pair, read_invitation
 from nbgpu.client.pool import Pool
 from nbgpu.client.pool_choice import Fit, choose_pool, fit
 from nbgpu.client.trust import UntrustedAgentError, fetch_trust, is_tls
+from nbgpu.replay import Output, Replay, joined
 from nbgpu.server.conversion import PHASES, node_view, samples_text, state_view
+from nbgpu.server.missed import CellExecution
 from nbgpu.server.problems import PoolLostError, RefusedError
 from nbgpu.server.thinning import Thinner
 from nbgpu.server.views import Phase, PoolTestView, StateView
@@ -45,6 +47,18 @@ _STATUSES: dict[type[errors.Error], int] = {
     errors.KernelDiedError: 502,
     errors.NotOfferedError: 400,
 }
+
+
+@dataclass(frozen=True)
+class ReplayPiece:
+    """What has come of an execution's output since the last piece."""
+
+    outputs: list[Output]
+    dropped: int
+    """How many messages of its session from its time are not there any more."""
+    is_caught_up: bool
+    is_over: bool
+
 
 OnUpdate = Callable[[Phase | None, str, int | None, int | None, str | None], None]
 """Told phase, words, place and length of the queue, and the session's id, of a request for a session."""
@@ -160,9 +174,43 @@ class PoolCalls:
         with _translated():
             return any(session.id == session_id for session in await self._pool.list_sessions())
 
-    async def attach(self, session_id: str, notebook_id: str, notebook_name: str) -> None:
+    async def attach(self, session_id: str, notebook_id: str, notebook_name: str, notebook_key: str = "") -> None:
         with _translated():
-            await self._pool.attach_session(session_id, notebook_id, notebook_name)
+            await self._pool.attach_session(session_id, notebook_id, notebook_name, notebook_key)
+
+    async def cell_executions(self, session_id: str) -> list[CellExecution]:
+        """Returns what the session has executed, executes and is to execute; nothing of an agent that is too old."""
+        if recorded.CAPABILITY not in self._pool.capabilities:
+            return []
+        with _translated():
+            response = await executions.list_executions(self._pool, session_id)
+        return [_cell_execution(session_id, each) for each in response.executions]
+
+    async def settle_executions(self, session_id: str, cell_ids: Sequence[str]) -> None:
+        """Notes that what these cells have put out is not needed any more."""
+        if recorded.CAPABILITY in self._pool.capabilities:
+            with _translated():
+                await recorded.settle_executions(self._pool, session_id, cell_ids)
+
+    async def replay(self, session_id: str, execution_id: str) -> AsyncGenerator[ReplayPiece, None]:
+        """Yields what a cell showed from its beginning on, and what it shows until it is over."""
+        with _translated():
+            response = await executions.list_executions(self._pool, session_id)
+            execution = next((each for each in response.executions if each.request_id == execution_id), None)
+            if execution is None:
+                return
+            replay = Replay(execution, response.last_number)
+            pieces = recorded.follow(self._pool, session_id, replay.after_number)
+            async with contextlib.aclosing(pieces) as entries:
+                async for piece in entries:
+                    was_caught_up = replay.is_caught_up
+                    outputs = joined(replay.take(piece))
+                    if outputs or replay.is_over or replay.is_caught_up != was_caught_up:
+                        yield ReplayPiece(outputs, replay.dropped, replay.is_caught_up, replay.is_over)
+                    if replay.is_over:
+                        break
+            if replay.is_over and executions.CAPABILITY in self._pool.capabilities:
+                await executions.note_shown(self._pool, session_id, [execution_id])  # the page has taken it
 
     async def detach(self, session_id: str) -> None:
         with _translated():
@@ -195,6 +243,20 @@ class PoolCalls:
             response, sessions = await asyncio.gather(self._pool.stacks(session_id), self._pool.list_sessions())
         info = next((session for session in sessions if session.id == session_id), None)
         return stacks_in_words(response, info, all_hint="")
+
+
+def _cell_execution(session_id: str, execution: pool_pb2.Execution) -> CellExecution:
+    return CellExecution(
+        session_id,
+        execution.request_id,
+        execution.message_id,
+        execution.cell_id,
+        execution.source_digest,
+        execution.execution_count or None,
+        execution.started_unix_s,
+        is_waiting=execution.state == pool_pb2.EXECUTION_WAITING,
+        is_settled=execution.settled,
+    )
 
 
 @contextlib.asynccontextmanager

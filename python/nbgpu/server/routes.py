@@ -13,6 +13,7 @@ from tornado.web import authenticated
 from nbgpu.server.api import ErrorBody, Operation, schema_of
 from nbgpu.server.handlers import EventsHandler, NbgpuHandler, RetryHandler, SamplesHandler, StateHandler
 from nbgpu.server.pool_handlers import PoolHandler, PoolsHandler, PoolTestHandler
+from nbgpu.server.replay_handlers import ReplayHandler, SettleHandler
 from nbgpu.server.session_handlers import (
     AttachHandler,
     DetachHandler,
@@ -41,7 +42,7 @@ class DescriptionHandler(NbgpuHandler):
         self.finish(resources.files("nbgpu.server").joinpath(DESCRIPTION_FILE).read_text(encoding="utf-8"))
 
 
-ROUTES: dict[str, type[NbgpuHandler | EventsHandler]] = {
+ROUTES: dict[str, type[NbgpuHandler | EventsHandler | ReplayHandler]] = {
     "/events": EventsHandler,
     "/state": StateHandler,
     "/samples": SamplesHandler,
@@ -56,6 +57,8 @@ ROUTES: dict[str, type[NbgpuHandler | EventsHandler]] = {
     "/sessions/{session_id}/renew": RenewHandler,
     "/sessions/{session_id}/logs": LogsHandler,
     "/sessions/{session_id}/stacks": StacksHandler,
+    "/notebooks/{kernel_id}/replay": ReplayHandler,
+    "/notebooks/{kernel_id}/settle": SettleHandler,
     "/requests/{request_id}": RequestHandler,
     "/pools": PoolsHandler,
     "/pools/test": PoolTestHandler,
@@ -64,7 +67,7 @@ ROUTES: dict[str, type[NbgpuHandler | EventsHandler]] = {
 """Paths as OpenAPI writes them, below the prefix; the first that fits answers."""
 
 
-def patterns() -> list[tuple[str, type[NbgpuHandler | EventsHandler]]]:
+def patterns() -> list[tuple[str, type[NbgpuHandler | EventsHandler | ReplayHandler]]]:
     """Returns the routes as Tornado takes them."""
     return [
         (PREFIX + re.sub(r"\{\w+\}", "([^/]+)", path.replace(".", r"\.")), handler) for path, handler in ROUTES.items()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypedDict
+from typing import Any, Literal, TypedDict
 
 Phase = Literal["queued", "placing", "materialising", "starting", "ready", "closed"]
 KernelState = Literal["starting", "idle", "executing", "dead"]
+ClosingCause = Literal["idle", "lifetime", "lease", "budget"]
 Link = Literal["connecting", "connected", "unreachable"]
 
 
@@ -69,6 +70,8 @@ class KernelExitView(TypedDict):
     exit_code: int | None
     signal: int | None
     asked_for: bool
+    ended_because: str | None
+    """Of a limit that it exceeded: "at its memory limit of 64 GB"."""
 
 
 class EnvironmentView(TypedDict):
@@ -126,6 +129,10 @@ class SessionView(TypedDict):
     notebook_id: str | None
     """The notebook's Jupyter kernel id."""
     notebook_name: str | None
+    notebook_key: str | None
+    """By what the notebook is known again when it has another kernel."""
+    notebook_connected: bool
+    """Its notebook's kernel, or another program that uses it, is connected to it."""
     spec_text: str
     phase: Phase | None
     queue_position: int | None
@@ -162,6 +169,14 @@ class SessionView(TypedDict):
     expires_unix_s: float | None
     """When its lease ends, and it is closed, unless it is renewed."""
     idle_close_s: float | None
+    """After which time without work it is closed."""
+    idle_since_unix_s: float | None
+    """None: it works, or is not ready."""
+    closes_unix_s: float | None
+    """When it is closed by itself, if nothing changes."""
+    closing_warn_unix_s: float | None
+    """From when on its user is to be warned of that."""
+    closing_cause: ClosingCause | None
     python_version: str | None
 
 
@@ -288,3 +303,28 @@ class PoolTestView(TypedDict):
 
 
 EMPTY_STATE: StateView = {"node": None, "offers": [], "accelerators": [], "sessions": []}
+
+
+class OutputView(TypedDict):
+    """A message of the Jupyter protocol, as an output area takes it."""
+
+    msg_type: str
+    """Such as "stream", "display_data", "update_display_data", "clear_output", "execute_result", "error"."""
+    content: dict[str, Any]
+
+
+class ReplayMessage(TypedDict):
+    """A piece of what one cell's last execution put out, in order, from its beginning on."""
+
+    kind: Literal["outputs"]
+    cell_id: str
+    request_id: str
+    """`msg_id` of the execute_request that the notebook's front end sent."""
+    execution_count: int | None
+    outputs: list[OutputView]
+    dropped: int
+    """How many messages of its session from its time the agent does not hold any more."""
+    caught_up: bool
+    """What comes after this is new."""
+    over: bool
+    """Nothing comes after this."""

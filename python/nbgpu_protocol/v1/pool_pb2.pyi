@@ -30,8 +30,15 @@ class Reason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ENVIRONMENT_IMPOSSIBLE: _ClassVar[Reason]
     BUILD_FAILED: _ClassVar[Reason]
     DISK_FULL: _ClassVar[Reason]
+    LIMIT_REACHED: _ClassVar[Reason]
     TOO_MANY_ATTEMPTS: _ClassVar[Reason]
     CODE_REFUSED: _ClassVar[Reason]
+
+class Isolation(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ISOLATION_UNSPECIFIED: _ClassVar[Isolation]
+    ISOLATION_NONE: _ClassVar[Isolation]
+    ISOLATION_OS_USERS: _ClassVar[Isolation]
 
 class Phase(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -50,6 +57,15 @@ class KernelState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     KERNEL_IDLE: _ClassVar[KernelState]
     KERNEL_EXECUTING: _ClassVar[KernelState]
     KERNEL_DEAD: _ClassVar[KernelState]
+
+class ExecutionState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    EXECUTION_STATE_UNSPECIFIED: _ClassVar[ExecutionState]
+    EXECUTION_WAITING: _ClassVar[ExecutionState]
+    EXECUTION_RUNNING: _ClassVar[ExecutionState]
+    EXECUTION_SUCCEEDED: _ClassVar[ExecutionState]
+    EXECUTION_FAILED: _ClassVar[ExecutionState]
+    EXECUTION_LOST: _ClassVar[ExecutionState]
 REASON_UNSPECIFIED: Reason
 VERSION_MISMATCH: Reason
 UNAUTHENTICATED: Reason
@@ -71,8 +87,12 @@ INTERPRETER_REFUSED: Reason
 ENVIRONMENT_IMPOSSIBLE: Reason
 BUILD_FAILED: Reason
 DISK_FULL: Reason
+LIMIT_REACHED: Reason
 TOO_MANY_ATTEMPTS: Reason
 CODE_REFUSED: Reason
+ISOLATION_UNSPECIFIED: Isolation
+ISOLATION_NONE: Isolation
+ISOLATION_OS_USERS: Isolation
 PHASE_UNSPECIFIED: Phase
 QUEUED: Phase
 PLACING: Phase
@@ -85,6 +105,12 @@ KERNEL_STARTING: KernelState
 KERNEL_IDLE: KernelState
 KERNEL_EXECUTING: KernelState
 KERNEL_DEAD: KernelState
+EXECUTION_STATE_UNSPECIFIED: ExecutionState
+EXECUTION_WAITING: ExecutionState
+EXECUTION_RUNNING: ExecutionState
+EXECUTION_SUCCEEDED: ExecutionState
+EXECUTION_FAILED: ExecutionState
+EXECUTION_LOST: ExecutionState
 
 class Error(_message.Message):
     __slots__ = ("reason", "message", "hint")
@@ -105,7 +131,7 @@ class HandshakeRequest(_message.Message):
     def __init__(self, protocol_version: _Optional[int] = ..., client_version: _Optional[str] = ...) -> None: ...
 
 class HandshakeResponse(_message.Message):
-    __slots__ = ("protocol_version", "agent_version", "node", "capabilities", "embedded", "pid", "user", "administrator")
+    __slots__ = ("protocol_version", "agent_version", "node", "capabilities", "embedded", "pid", "user", "administrator", "isolation", "isolation_problem", "isolation_hint")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     AGENT_VERSION_FIELD_NUMBER: _ClassVar[int]
     NODE_FIELD_NUMBER: _ClassVar[int]
@@ -114,6 +140,9 @@ class HandshakeResponse(_message.Message):
     PID_FIELD_NUMBER: _ClassVar[int]
     USER_FIELD_NUMBER: _ClassVar[int]
     ADMINISTRATOR_FIELD_NUMBER: _ClassVar[int]
+    ISOLATION_FIELD_NUMBER: _ClassVar[int]
+    ISOLATION_PROBLEM_FIELD_NUMBER: _ClassVar[int]
+    ISOLATION_HINT_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     agent_version: str
     node: Node
@@ -122,7 +151,10 @@ class HandshakeResponse(_message.Message):
     pid: int
     user: str
     administrator: bool
-    def __init__(self, protocol_version: _Optional[int] = ..., agent_version: _Optional[str] = ..., node: _Optional[_Union[Node, _Mapping]] = ..., capabilities: _Optional[_Iterable[str]] = ..., embedded: bool = ..., pid: _Optional[int] = ..., user: _Optional[str] = ..., administrator: bool = ...) -> None: ...
+    isolation: Isolation
+    isolation_problem: str
+    isolation_hint: str
+    def __init__(self, protocol_version: _Optional[int] = ..., agent_version: _Optional[str] = ..., node: _Optional[_Union[Node, _Mapping]] = ..., capabilities: _Optional[_Iterable[str]] = ..., embedded: bool = ..., pid: _Optional[int] = ..., user: _Optional[str] = ..., administrator: bool = ..., isolation: _Optional[_Union[Isolation, str]] = ..., isolation_problem: _Optional[str] = ..., isolation_hint: _Optional[str] = ...) -> None: ...
 
 class Node(_message.Message):
     __slots__ = ("id", "hostname", "platform", "cpu_count", "memory_bytes", "driver_version")
@@ -237,7 +269,7 @@ class Alternative(_message.Message):
     def __init__(self, type: _Optional[str] = ..., count: _Optional[int] = ..., min_memory_bytes: _Optional[int] = ...) -> None: ...
 
 class OpenSessionRequest(_message.Message):
-    __slots__ = ("spec", "notebook_id", "notebook_name", "python", "working_folder", "no_wait", "existing_only", "snapshot_digest")
+    __slots__ = ("spec", "notebook_id", "notebook_name", "python", "working_folder", "no_wait", "existing_only", "snapshot_digest", "idle_close_s", "notebook_key")
     SPEC_FIELD_NUMBER: _ClassVar[int]
     NOTEBOOK_ID_FIELD_NUMBER: _ClassVar[int]
     NOTEBOOK_NAME_FIELD_NUMBER: _ClassVar[int]
@@ -246,6 +278,8 @@ class OpenSessionRequest(_message.Message):
     NO_WAIT_FIELD_NUMBER: _ClassVar[int]
     EXISTING_ONLY_FIELD_NUMBER: _ClassVar[int]
     SNAPSHOT_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    IDLE_CLOSE_S_FIELD_NUMBER: _ClassVar[int]
+    NOTEBOOK_KEY_FIELD_NUMBER: _ClassVar[int]
     spec: Spec
     notebook_id: str
     notebook_name: str
@@ -254,23 +288,27 @@ class OpenSessionRequest(_message.Message):
     no_wait: bool
     existing_only: bool
     snapshot_digest: str
-    def __init__(self, spec: _Optional[_Union[Spec, _Mapping]] = ..., notebook_id: _Optional[str] = ..., notebook_name: _Optional[str] = ..., python: _Optional[str] = ..., working_folder: _Optional[str] = ..., no_wait: bool = ..., existing_only: bool = ..., snapshot_digest: _Optional[str] = ...) -> None: ...
+    idle_close_s: float
+    notebook_key: str
+    def __init__(self, spec: _Optional[_Union[Spec, _Mapping]] = ..., notebook_id: _Optional[str] = ..., notebook_name: _Optional[str] = ..., python: _Optional[str] = ..., working_folder: _Optional[str] = ..., no_wait: bool = ..., existing_only: bool = ..., snapshot_digest: _Optional[str] = ..., idle_close_s: _Optional[float] = ..., notebook_key: _Optional[str] = ...) -> None: ...
 
 class SessionUpdate(_message.Message):
-    __slots__ = ("phase", "queue_position", "queue_length", "detail", "session", "existing")
+    __slots__ = ("phase", "queue_position", "queue_length", "detail", "session", "existing", "notice")
     PHASE_FIELD_NUMBER: _ClassVar[int]
     QUEUE_POSITION_FIELD_NUMBER: _ClassVar[int]
     QUEUE_LENGTH_FIELD_NUMBER: _ClassVar[int]
     DETAIL_FIELD_NUMBER: _ClassVar[int]
     SESSION_FIELD_NUMBER: _ClassVar[int]
     EXISTING_FIELD_NUMBER: _ClassVar[int]
+    NOTICE_FIELD_NUMBER: _ClassVar[int]
     phase: Phase
     queue_position: int
     queue_length: int
     detail: str
     session: SessionInfo
     existing: bool
-    def __init__(self, phase: _Optional[_Union[Phase, str]] = ..., queue_position: _Optional[int] = ..., queue_length: _Optional[int] = ..., detail: _Optional[str] = ..., session: _Optional[_Union[SessionInfo, _Mapping]] = ..., existing: bool = ...) -> None: ...
+    notice: str
+    def __init__(self, phase: _Optional[_Union[Phase, str]] = ..., queue_position: _Optional[int] = ..., queue_length: _Optional[int] = ..., detail: _Optional[str] = ..., session: _Optional[_Union[SessionInfo, _Mapping]] = ..., existing: bool = ..., notice: _Optional[str] = ...) -> None: ...
 
 class Lease(_message.Message):
     __slots__ = ("id", "accelerator_ids", "granted_unix_s", "expires_unix_s")
@@ -285,7 +323,7 @@ class Lease(_message.Message):
     def __init__(self, id: _Optional[str] = ..., accelerator_ids: _Optional[_Iterable[str]] = ..., granted_unix_s: _Optional[float] = ..., expires_unix_s: _Optional[float] = ...) -> None: ...
 
 class SessionInfo(_message.Message):
-    __slots__ = ("id", "notebook_id", "notebook_name", "spec_text", "phase", "lease", "accelerators", "node", "kernel_state", "kernel_generation", "created_unix_s", "last_active_unix_s", "executing", "executions", "kernel_exit", "python_version", "working_folder", "queue_position", "queue_length", "detail", "environment", "accelerator_seconds", "cost", "cost_per_hour", "currency", "last_executions", "attached_unix_s", "notebook")
+    __slots__ = ("id", "notebook_id", "notebook_name", "spec_text", "phase", "lease", "accelerators", "node", "kernel_state", "kernel_generation", "created_unix_s", "last_active_unix_s", "executing", "executions", "kernel_exit", "python_version", "working_folder", "queue_position", "queue_length", "detail", "environment", "accelerator_seconds", "cost", "cost_per_hour", "currency", "last_executions", "journal_problem", "attached_unix_s", "closing", "owner", "notebook", "notebook_key", "notebook_connected")
     ID_FIELD_NUMBER: _ClassVar[int]
     NOTEBOOK_ID_FIELD_NUMBER: _ClassVar[int]
     NOTEBOOK_NAME_FIELD_NUMBER: _ClassVar[int]
@@ -312,8 +350,13 @@ class SessionInfo(_message.Message):
     COST_PER_HOUR_FIELD_NUMBER: _ClassVar[int]
     CURRENCY_FIELD_NUMBER: _ClassVar[int]
     LAST_EXECUTIONS_FIELD_NUMBER: _ClassVar[int]
+    JOURNAL_PROBLEM_FIELD_NUMBER: _ClassVar[int]
     ATTACHED_UNIX_S_FIELD_NUMBER: _ClassVar[int]
+    CLOSING_FIELD_NUMBER: _ClassVar[int]
+    OWNER_FIELD_NUMBER: _ClassVar[int]
     NOTEBOOK_FIELD_NUMBER: _ClassVar[int]
+    NOTEBOOK_KEY_FIELD_NUMBER: _ClassVar[int]
+    NOTEBOOK_CONNECTED_FIELD_NUMBER: _ClassVar[int]
     id: str
     notebook_id: str
     notebook_name: str
@@ -340,9 +383,40 @@ class SessionInfo(_message.Message):
     cost_per_hour: float
     currency: str
     last_executions: _containers.RepeatedCompositeFieldContainer[Execution]
+    journal_problem: str
     attached_unix_s: float
+    closing: Closing
+    owner: str
     notebook: NotebookFacts
-    def __init__(self, id: _Optional[str] = ..., notebook_id: _Optional[str] = ..., notebook_name: _Optional[str] = ..., spec_text: _Optional[str] = ..., phase: _Optional[_Union[Phase, str]] = ..., lease: _Optional[_Union[Lease, _Mapping]] = ..., accelerators: _Optional[_Iterable[_Union[Accelerator, _Mapping]]] = ..., node: _Optional[_Union[Node, _Mapping]] = ..., kernel_state: _Optional[_Union[KernelState, str]] = ..., kernel_generation: _Optional[int] = ..., created_unix_s: _Optional[float] = ..., last_active_unix_s: _Optional[float] = ..., executing: _Optional[_Union[Execution, _Mapping]] = ..., executions: _Optional[int] = ..., kernel_exit: _Optional[_Union[KernelExit, _Mapping]] = ..., python_version: _Optional[str] = ..., working_folder: _Optional[str] = ..., queue_position: _Optional[int] = ..., queue_length: _Optional[int] = ..., detail: _Optional[str] = ..., environment: _Optional[_Union[EnvironmentFacts, _Mapping]] = ..., accelerator_seconds: _Optional[float] = ..., cost: _Optional[float] = ..., cost_per_hour: _Optional[float] = ..., currency: _Optional[str] = ..., last_executions: _Optional[_Iterable[_Union[Execution, _Mapping]]] = ..., attached_unix_s: _Optional[float] = ..., notebook: _Optional[_Union[NotebookFacts, _Mapping]] = ...) -> None: ...
+    notebook_key: str
+    notebook_connected: bool
+    def __init__(self, id: _Optional[str] = ..., notebook_id: _Optional[str] = ..., notebook_name: _Optional[str] = ..., spec_text: _Optional[str] = ..., phase: _Optional[_Union[Phase, str]] = ..., lease: _Optional[_Union[Lease, _Mapping]] = ..., accelerators: _Optional[_Iterable[_Union[Accelerator, _Mapping]]] = ..., node: _Optional[_Union[Node, _Mapping]] = ..., kernel_state: _Optional[_Union[KernelState, str]] = ..., kernel_generation: _Optional[int] = ..., created_unix_s: _Optional[float] = ..., last_active_unix_s: _Optional[float] = ..., executing: _Optional[_Union[Execution, _Mapping]] = ..., executions: _Optional[int] = ..., kernel_exit: _Optional[_Union[KernelExit, _Mapping]] = ..., python_version: _Optional[str] = ..., working_folder: _Optional[str] = ..., queue_position: _Optional[int] = ..., queue_length: _Optional[int] = ..., detail: _Optional[str] = ..., environment: _Optional[_Union[EnvironmentFacts, _Mapping]] = ..., accelerator_seconds: _Optional[float] = ..., cost: _Optional[float] = ..., cost_per_hour: _Optional[float] = ..., currency: _Optional[str] = ..., last_executions: _Optional[_Iterable[_Union[Execution, _Mapping]]] = ..., journal_problem: _Optional[str] = ..., attached_unix_s: _Optional[float] = ..., closing: _Optional[_Union[Closing, _Mapping]] = ..., owner: _Optional[str] = ..., notebook: _Optional[_Union[NotebookFacts, _Mapping]] = ..., notebook_key: _Optional[str] = ..., notebook_connected: bool = ...) -> None: ...
+
+class Closing(_message.Message):
+    __slots__ = ("idle_close_s", "idle_since_unix_s", "closes_unix_s", "warn_unix_s", "cause")
+    class Cause(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        CAUSE_UNSPECIFIED: _ClassVar[Closing.Cause]
+        IDLE: _ClassVar[Closing.Cause]
+        LIFETIME: _ClassVar[Closing.Cause]
+        LEASE: _ClassVar[Closing.Cause]
+        BUDGET: _ClassVar[Closing.Cause]
+    CAUSE_UNSPECIFIED: Closing.Cause
+    IDLE: Closing.Cause
+    LIFETIME: Closing.Cause
+    LEASE: Closing.Cause
+    BUDGET: Closing.Cause
+    IDLE_CLOSE_S_FIELD_NUMBER: _ClassVar[int]
+    IDLE_SINCE_UNIX_S_FIELD_NUMBER: _ClassVar[int]
+    CLOSES_UNIX_S_FIELD_NUMBER: _ClassVar[int]
+    WARN_UNIX_S_FIELD_NUMBER: _ClassVar[int]
+    CAUSE_FIELD_NUMBER: _ClassVar[int]
+    idle_close_s: float
+    idle_since_unix_s: float
+    closes_unix_s: float
+    warn_unix_s: float
+    cause: Closing.Cause
+    def __init__(self, idle_close_s: _Optional[float] = ..., idle_since_unix_s: _Optional[float] = ..., closes_unix_s: _Optional[float] = ..., warn_unix_s: _Optional[float] = ..., cause: _Optional[_Union[Closing.Cause, str]] = ...) -> None: ...
 
 class NotebookFacts(_message.Message):
     __slots__ = ("difference", "variables")
@@ -413,7 +487,7 @@ class EnvironmentFacts(_message.Message):
     def __init__(self, own: bool = ..., package_count: _Optional[int] = ..., done: _Optional[int] = ..., total: _Optional[int] = ..., current: _Optional[str] = ...) -> None: ...
 
 class Execution(_message.Message):
-    __slots__ = ("request_id", "execution_count", "started_unix_s", "message_id", "ended_unix_s", "succeeded", "accelerator_types", "simulated", "mean_utilisation_percent", "peak_memory_bytes", "cost", "currency")
+    __slots__ = ("request_id", "execution_count", "started_unix_s", "message_id", "ended_unix_s", "succeeded", "accelerator_types", "simulated", "mean_utilisation_percent", "peak_memory_bytes", "cost", "currency", "state", "cell_id", "code_digest", "first_number", "last_number", "source_digest", "settled", "shown_before", "shown", "attended", "notebook_id", "kernel_generation")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     EXECUTION_COUNT_FIELD_NUMBER: _ClassVar[int]
     STARTED_UNIX_S_FIELD_NUMBER: _ClassVar[int]
@@ -426,6 +500,18 @@ class Execution(_message.Message):
     PEAK_MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
     COST_FIELD_NUMBER: _ClassVar[int]
     CURRENCY_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    CELL_ID_FIELD_NUMBER: _ClassVar[int]
+    CODE_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    FIRST_NUMBER_FIELD_NUMBER: _ClassVar[int]
+    LAST_NUMBER_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    SETTLED_FIELD_NUMBER: _ClassVar[int]
+    SHOWN_BEFORE_FIELD_NUMBER: _ClassVar[int]
+    SHOWN_FIELD_NUMBER: _ClassVar[int]
+    ATTENDED_FIELD_NUMBER: _ClassVar[int]
+    NOTEBOOK_ID_FIELD_NUMBER: _ClassVar[int]
+    KERNEL_GENERATION_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     execution_count: int
     started_unix_s: float
@@ -438,19 +524,33 @@ class Execution(_message.Message):
     peak_memory_bytes: int
     cost: float
     currency: str
-    def __init__(self, request_id: _Optional[str] = ..., execution_count: _Optional[int] = ..., started_unix_s: _Optional[float] = ..., message_id: _Optional[str] = ..., ended_unix_s: _Optional[float] = ..., succeeded: bool = ..., accelerator_types: _Optional[_Iterable[str]] = ..., simulated: bool = ..., mean_utilisation_percent: _Optional[float] = ..., peak_memory_bytes: _Optional[int] = ..., cost: _Optional[float] = ..., currency: _Optional[str] = ...) -> None: ...
+    state: ExecutionState
+    cell_id: str
+    code_digest: str
+    first_number: int
+    last_number: int
+    source_digest: str
+    settled: bool
+    shown_before: str
+    shown: bool
+    attended: bool
+    notebook_id: str
+    kernel_generation: int
+    def __init__(self, request_id: _Optional[str] = ..., execution_count: _Optional[int] = ..., started_unix_s: _Optional[float] = ..., message_id: _Optional[str] = ..., ended_unix_s: _Optional[float] = ..., succeeded: bool = ..., accelerator_types: _Optional[_Iterable[str]] = ..., simulated: bool = ..., mean_utilisation_percent: _Optional[float] = ..., peak_memory_bytes: _Optional[int] = ..., cost: _Optional[float] = ..., currency: _Optional[str] = ..., state: _Optional[_Union[ExecutionState, str]] = ..., cell_id: _Optional[str] = ..., code_digest: _Optional[str] = ..., first_number: _Optional[int] = ..., last_number: _Optional[int] = ..., source_digest: _Optional[str] = ..., settled: bool = ..., shown_before: _Optional[str] = ..., shown: bool = ..., attended: bool = ..., notebook_id: _Optional[str] = ..., kernel_generation: _Optional[int] = ...) -> None: ...
 
 class KernelExit(_message.Message):
-    __slots__ = ("exit_code", "signal", "stderr_tail", "asked_for")
+    __slots__ = ("exit_code", "signal", "stderr_tail", "asked_for", "ended_because")
     EXIT_CODE_FIELD_NUMBER: _ClassVar[int]
     SIGNAL_FIELD_NUMBER: _ClassVar[int]
     STDERR_TAIL_FIELD_NUMBER: _ClassVar[int]
     ASKED_FOR_FIELD_NUMBER: _ClassVar[int]
+    ENDED_BECAUSE_FIELD_NUMBER: _ClassVar[int]
     exit_code: int
     signal: int
     stderr_tail: str
     asked_for: bool
-    def __init__(self, exit_code: _Optional[int] = ..., signal: _Optional[int] = ..., stderr_tail: _Optional[str] = ..., asked_for: bool = ...) -> None: ...
+    ended_because: str
+    def __init__(self, exit_code: _Optional[int] = ..., signal: _Optional[int] = ..., stderr_tail: _Optional[str] = ..., asked_for: bool = ..., ended_because: _Optional[str] = ...) -> None: ...
 
 class ListSessionsRequest(_message.Message):
     __slots__ = ()
@@ -463,12 +563,14 @@ class ListSessionsResponse(_message.Message):
     def __init__(self, sessions: _Optional[_Iterable[_Union[SessionInfo, _Mapping]]] = ...) -> None: ...
 
 class RenewLeaseRequest(_message.Message):
-    __slots__ = ("session_id", "duration_s")
+    __slots__ = ("session_id", "duration_s", "idle_close_s")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     DURATION_S_FIELD_NUMBER: _ClassVar[int]
+    IDLE_CLOSE_S_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     duration_s: float
-    def __init__(self, session_id: _Optional[str] = ..., duration_s: _Optional[float] = ...) -> None: ...
+    idle_close_s: float
+    def __init__(self, session_id: _Optional[str] = ..., duration_s: _Optional[float] = ..., idle_close_s: _Optional[float] = ...) -> None: ...
 
 class RenewLeaseResponse(_message.Message):
     __slots__ = ("lease",)
@@ -477,14 +579,16 @@ class RenewLeaseResponse(_message.Message):
     def __init__(self, lease: _Optional[_Union[Lease, _Mapping]] = ...) -> None: ...
 
 class AttachSessionRequest(_message.Message):
-    __slots__ = ("session_id", "notebook_id", "notebook_name")
+    __slots__ = ("session_id", "notebook_id", "notebook_name", "notebook_key")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     NOTEBOOK_ID_FIELD_NUMBER: _ClassVar[int]
     NOTEBOOK_NAME_FIELD_NUMBER: _ClassVar[int]
+    NOTEBOOK_KEY_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     notebook_id: str
     notebook_name: str
-    def __init__(self, session_id: _Optional[str] = ..., notebook_id: _Optional[str] = ..., notebook_name: _Optional[str] = ...) -> None: ...
+    notebook_key: str
+    def __init__(self, session_id: _Optional[str] = ..., notebook_id: _Optional[str] = ..., notebook_name: _Optional[str] = ..., notebook_key: _Optional[str] = ...) -> None: ...
 
 class AttachSessionResponse(_message.Message):
     __slots__ = ("session",)
@@ -603,10 +707,12 @@ class AcceleratorProcess(_message.Message):
     def __init__(self, pid: _Optional[int] = ..., session_id: _Optional[str] = ..., memory_bytes: _Optional[int] = ..., name: _Optional[str] = ..., other_user: bool = ...) -> None: ...
 
 class ShutdownRequest(_message.Message):
-    __slots__ = ("close_sessions",)
+    __slots__ = ("close_sessions", "keep_sessions")
     CLOSE_SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    KEEP_SESSIONS_FIELD_NUMBER: _ClassVar[int]
     close_sessions: bool
-    def __init__(self, close_sessions: bool = ...) -> None: ...
+    keep_sessions: bool
+    def __init__(self, close_sessions: bool = ..., keep_sessions: bool = ...) -> None: ...
 
 class ShutdownResponse(_message.Message):
     __slots__ = ()

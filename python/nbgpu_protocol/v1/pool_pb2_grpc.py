@@ -129,7 +129,7 @@ class PoolServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def RenewLease(self, request, context):
-        """Extends the session's lease. Idempotent.
+        """Extends the session's lease, and has its time without work begin anew. Idempotent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -46,16 +46,18 @@ class ClientFrame(_message.Message):
     def __init__(self, connect: _Optional[_Union[ConnectRequest, _Mapping]] = ..., fragment: _Optional[_Union[Fragment, _Mapping]] = ..., acknowledged: _Optional[int] = ...) -> None: ...
 
 class ConnectRequest(_message.Message):
-    __slots__ = ("session_id", "client_id", "after_number", "only_new")
+    __slots__ = ("session_id", "client_id", "after_number", "only_new", "observer")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
     AFTER_NUMBER_FIELD_NUMBER: _ClassVar[int]
     ONLY_NEW_FIELD_NUMBER: _ClassVar[int]
+    OBSERVER_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     client_id: str
     after_number: int
     only_new: bool
-    def __init__(self, session_id: _Optional[str] = ..., client_id: _Optional[str] = ..., after_number: _Optional[int] = ..., only_new: bool = ...) -> None: ...
+    observer: bool
+    def __init__(self, session_id: _Optional[str] = ..., client_id: _Optional[str] = ..., after_number: _Optional[int] = ..., only_new: bool = ..., observer: bool = ...) -> None: ...
 
 class AgentFrame(_message.Message):
     __slots__ = ("connected", "entries")
@@ -82,7 +84,7 @@ class Entries(_message.Message):
     def __init__(self, entries: _Optional[_Iterable[_Union[Entry, _Mapping]]] = ...) -> None: ...
 
 class Entry(_message.Message):
-    __slots__ = ("number", "message", "kernel_event", "request_refused", "gap", "session_closed", "choice", "cell_timed_out")
+    __slots__ = ("number", "message", "kernel_event", "request_refused", "gap", "session_closed", "choice", "notice", "cell_timed_out")
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     KERNEL_EVENT_FIELD_NUMBER: _ClassVar[int]
@@ -90,6 +92,7 @@ class Entry(_message.Message):
     GAP_FIELD_NUMBER: _ClassVar[int]
     SESSION_CLOSED_FIELD_NUMBER: _ClassVar[int]
     CHOICE_FIELD_NUMBER: _ClassVar[int]
+    NOTICE_FIELD_NUMBER: _ClassVar[int]
     CELL_TIMED_OUT_FIELD_NUMBER: _ClassVar[int]
     number: int
     message: Fragment
@@ -98,8 +101,15 @@ class Entry(_message.Message):
     gap: Gap
     session_closed: SessionClosed
     choice: Choice
+    notice: Notice
     cell_timed_out: CellTimedOut
-    def __init__(self, number: _Optional[int] = ..., message: _Optional[_Union[Fragment, _Mapping]] = ..., kernel_event: _Optional[_Union[KernelEvent, _Mapping]] = ..., request_refused: _Optional[_Union[RequestRefused, _Mapping]] = ..., gap: _Optional[_Union[Gap, _Mapping]] = ..., session_closed: _Optional[_Union[SessionClosed, _Mapping]] = ..., choice: _Optional[_Union[Choice, _Mapping]] = ..., cell_timed_out: _Optional[_Union[CellTimedOut, _Mapping]] = ...) -> None: ...
+    def __init__(self, number: _Optional[int] = ..., message: _Optional[_Union[Fragment, _Mapping]] = ..., kernel_event: _Optional[_Union[KernelEvent, _Mapping]] = ..., request_refused: _Optional[_Union[RequestRefused, _Mapping]] = ..., gap: _Optional[_Union[Gap, _Mapping]] = ..., session_closed: _Optional[_Union[SessionClosed, _Mapping]] = ..., choice: _Optional[_Union[Choice, _Mapping]] = ..., notice: _Optional[_Union[Notice, _Mapping]] = ..., cell_timed_out: _Optional[_Union[CellTimedOut, _Mapping]] = ...) -> None: ...
+
+class Notice(_message.Message):
+    __slots__ = ("text",)
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    text: str
+    def __init__(self, text: _Optional[str] = ...) -> None: ...
 
 class KernelEvent(_message.Message):
     __slots__ = ("kind", "kernel_generation", "exit")
@@ -165,6 +175,48 @@ class SessionClosed(_message.Message):
     REASON_FIELD_NUMBER: _ClassVar[int]
     reason: str
     def __init__(self, reason: _Optional[str] = ...) -> None: ...
+
+class ListExecutionsRequest(_message.Message):
+    __slots__ = ("session_id", "after_number")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    AFTER_NUMBER_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    after_number: int
+    def __init__(self, session_id: _Optional[str] = ..., after_number: _Optional[int] = ...) -> None: ...
+
+class ListExecutionsResponse(_message.Message):
+    __slots__ = ("executions", "last_number", "dropped_until")
+    EXECUTIONS_FIELD_NUMBER: _ClassVar[int]
+    LAST_NUMBER_FIELD_NUMBER: _ClassVar[int]
+    DROPPED_UNTIL_FIELD_NUMBER: _ClassVar[int]
+    executions: _containers.RepeatedCompositeFieldContainer[_pool_pb2.Execution]
+    last_number: int
+    dropped_until: int
+    def __init__(self, executions: _Optional[_Iterable[_Union[_pool_pb2.Execution, _Mapping]]] = ..., last_number: _Optional[int] = ..., dropped_until: _Optional[int] = ...) -> None: ...
+
+class SettleExecutionsRequest(_message.Message):
+    __slots__ = ("session_id", "cell_ids")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    CELL_IDS_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    cell_ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, session_id: _Optional[str] = ..., cell_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class SettleExecutionsResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ReadEntriesRequest(_message.Message):
+    __slots__ = ("session_id", "after_number", "until_number", "request_id")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    AFTER_NUMBER_FIELD_NUMBER: _ClassVar[int]
+    UNTIL_NUMBER_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    after_number: int
+    until_number: int
+    request_id: str
+    def __init__(self, session_id: _Optional[str] = ..., after_number: _Optional[int] = ..., until_number: _Optional[int] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class InterruptRequest(_message.Message):
     __slots__ = ("session_id", "request_id", "escalate")
@@ -272,5 +324,17 @@ class NoteNotebookRequest(_message.Message):
     def __init__(self, session_id: _Optional[str] = ..., notebook_id: _Optional[str] = ..., kernel_generation: _Optional[int] = ..., facts: _Optional[_Union[_pool_pb2.NotebookFacts, _Mapping]] = ...) -> None: ...
 
 class NoteNotebookResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class NoteShownRequest(_message.Message):
+    __slots__ = ("session_id", "request_ids")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_IDS_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    request_ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, session_id: _Optional[str] = ..., request_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class NoteShownResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...

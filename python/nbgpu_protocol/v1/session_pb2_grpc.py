@@ -44,6 +44,21 @@ class SessionStub(object):
                 request_serializer=nbgpu__protocol_dot_v1_dot_session__pb2.InterruptRequest.SerializeToString,
                 response_deserializer=nbgpu__protocol_dot_v1_dot_session__pb2.InterruptResponse.FromString,
                 _registered_method=True)
+        self.ListExecutions = channel.unary_unary(
+                '/nbgpu.v1.Session/ListExecutions',
+                request_serializer=nbgpu__protocol_dot_v1_dot_session__pb2.ListExecutionsRequest.SerializeToString,
+                response_deserializer=nbgpu__protocol_dot_v1_dot_session__pb2.ListExecutionsResponse.FromString,
+                _registered_method=True)
+        self.SettleExecutions = channel.unary_unary(
+                '/nbgpu.v1.Session/SettleExecutions',
+                request_serializer=nbgpu__protocol_dot_v1_dot_session__pb2.SettleExecutionsRequest.SerializeToString,
+                response_deserializer=nbgpu__protocol_dot_v1_dot_session__pb2.SettleExecutionsResponse.FromString,
+                _registered_method=True)
+        self.ReadEntries = channel.unary_stream(
+                '/nbgpu.v1.Session/ReadEntries',
+                request_serializer=nbgpu__protocol_dot_v1_dot_session__pb2.ReadEntriesRequest.SerializeToString,
+                response_deserializer=nbgpu__protocol_dot_v1_dot_session__pb2.Entries.FromString,
+                _registered_method=True)
         self.Restart = channel.unary_unary(
                 '/nbgpu.v1.Session/Restart',
                 request_serializer=nbgpu__protocol_dot_v1_dot_session__pb2.RestartRequest.SerializeToString,
@@ -69,6 +84,11 @@ class SessionStub(object):
                 request_serializer=nbgpu__protocol_dot_v1_dot_session__pb2.NoteNotebookRequest.SerializeToString,
                 response_deserializer=nbgpu__protocol_dot_v1_dot_session__pb2.NoteNotebookResponse.FromString,
                 _registered_method=True)
+        self.NoteShown = channel.unary_unary(
+                '/nbgpu.v1.Session/NoteShown',
+                request_serializer=nbgpu__protocol_dot_v1_dot_session__pb2.NoteShownRequest.SerializeToString,
+                response_deserializer=nbgpu__protocol_dot_v1_dot_session__pb2.NoteShownResponse.FromString,
+                _registered_method=True)
 
 
 class SessionServicer(object):
@@ -85,6 +105,32 @@ class SessionServicer(object):
 
     def Interrupt(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListExecutions(self, request, context):
+        """The cells that the session has run, runs, or is to run, the oldest first: what a notebook that comes back asks, to
+        show what happened meanwhile. As many as the agent remembers, which are more than it holds the output of. With
+        `shown_before`: JSON, a list of outputs as a notebook's file has them, at most 16 KiB.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SettleExecutions(self, request, context):
+        """Notes that a notebook has, in its file, all that executions of these cells put out, or that a person has cleared it
+        away: nobody is to be shown it again. Concerns those that are over. Agents that serve it have the capability
+        "replay".
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReadEntries(self, request, context):
+        """Entries of the journal that are there now, in order; the stream ends with the last of them. `Connect` follows what
+        comes after.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -125,6 +171,14 @@ class SessionServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def NoteShown(self, request, context):
+        """Takes down that a person was shown these executions to their end; others than those that have ended are passed over.
+        Agents that serve it have the capability "missed_output".
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SessionServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -137,6 +191,21 @@ def add_SessionServicer_to_server(servicer, server):
                     servicer.Interrupt,
                     request_deserializer=nbgpu__protocol_dot_v1_dot_session__pb2.InterruptRequest.FromString,
                     response_serializer=nbgpu__protocol_dot_v1_dot_session__pb2.InterruptResponse.SerializeToString,
+            ),
+            'ListExecutions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListExecutions,
+                    request_deserializer=nbgpu__protocol_dot_v1_dot_session__pb2.ListExecutionsRequest.FromString,
+                    response_serializer=nbgpu__protocol_dot_v1_dot_session__pb2.ListExecutionsResponse.SerializeToString,
+            ),
+            'SettleExecutions': grpc.unary_unary_rpc_method_handler(
+                    servicer.SettleExecutions,
+                    request_deserializer=nbgpu__protocol_dot_v1_dot_session__pb2.SettleExecutionsRequest.FromString,
+                    response_serializer=nbgpu__protocol_dot_v1_dot_session__pb2.SettleExecutionsResponse.SerializeToString,
+            ),
+            'ReadEntries': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReadEntries,
+                    request_deserializer=nbgpu__protocol_dot_v1_dot_session__pb2.ReadEntriesRequest.FromString,
+                    response_serializer=nbgpu__protocol_dot_v1_dot_session__pb2.Entries.SerializeToString,
             ),
             'Restart': grpc.unary_unary_rpc_method_handler(
                     servicer.Restart,
@@ -162,6 +231,11 @@ def add_SessionServicer_to_server(servicer, server):
                     servicer.NoteNotebook,
                     request_deserializer=nbgpu__protocol_dot_v1_dot_session__pb2.NoteNotebookRequest.FromString,
                     response_serializer=nbgpu__protocol_dot_v1_dot_session__pb2.NoteNotebookResponse.SerializeToString,
+            ),
+            'NoteShown': grpc.unary_unary_rpc_method_handler(
+                    servicer.NoteShown,
+                    request_deserializer=nbgpu__protocol_dot_v1_dot_session__pb2.NoteShownRequest.FromString,
+                    response_serializer=nbgpu__protocol_dot_v1_dot_session__pb2.NoteShownResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -218,6 +292,87 @@ class Session(object):
             '/nbgpu.v1.Session/Interrupt',
             nbgpu__protocol_dot_v1_dot_session__pb2.InterruptRequest.SerializeToString,
             nbgpu__protocol_dot_v1_dot_session__pb2.InterruptResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListExecutions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nbgpu.v1.Session/ListExecutions',
+            nbgpu__protocol_dot_v1_dot_session__pb2.ListExecutionsRequest.SerializeToString,
+            nbgpu__protocol_dot_v1_dot_session__pb2.ListExecutionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SettleExecutions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nbgpu.v1.Session/SettleExecutions',
+            nbgpu__protocol_dot_v1_dot_session__pb2.SettleExecutionsRequest.SerializeToString,
+            nbgpu__protocol_dot_v1_dot_session__pb2.SettleExecutionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadEntries(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/nbgpu.v1.Session/ReadEntries',
+            nbgpu__protocol_dot_v1_dot_session__pb2.ReadEntriesRequest.SerializeToString,
+            nbgpu__protocol_dot_v1_dot_session__pb2.Entries.FromString,
             options,
             channel_credentials,
             insecure,
@@ -353,6 +508,33 @@ class Session(object):
             '/nbgpu.v1.Session/NoteNotebook',
             nbgpu__protocol_dot_v1_dot_session__pb2.NoteNotebookRequest.SerializeToString,
             nbgpu__protocol_dot_v1_dot_session__pb2.NoteNotebookResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def NoteShown(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nbgpu.v1.Session/NoteShown',
+            nbgpu__protocol_dot_v1_dot_session__pb2.NoteShownRequest.SerializeToString,
+            nbgpu__protocol_dot_v1_dot_session__pb2.NoteShownResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -35,11 +35,16 @@ class FakeSession:
     """Keeps what it is told."""
 
     id = "s1"
+    owner = ""
+    os_user = None
 
     def __init__(self, folder: Path) -> None:
         self.setting = KernelSetting()
         self.python_version = ""
         self._folder = folder
+
+    def side_file(self, name: str) -> None:
+        """Nothing is kept."""
 
     def info(self) -> Any:
         return SimpleNamespace(python_version=self.python_version)

@@ -74,6 +74,12 @@ def test_who_computes_on_is_interrupted_and_killed_at_last_but_not_the_kernel() 
         Step(Measure.INTERRUPT, 2),
     ]
     assert [step for step in steps if step.measure is Measure.KILL] == [Step(Measure.KILL, 2)]
+    # Whether it waits, or will, is not known: from then on nothing is to be waited for.
+    assert [step for step in steps if step.measure is Measure.LEAVE] == [
+        Step(Measure.LEAVE, 1),
+        Step(Measure.LEAVE, 0),
+        Step(Measure.LEAVE, 2),
+    ]
     watch.report(2, vanished(20.0), 20.0)
     watch.report(0, raised(20.0, is_interrupt=True), 20.0)
     outcome = watch.outcome()

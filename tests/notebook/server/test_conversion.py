@@ -107,8 +107,8 @@ def test_exit_code_zero_is_not_unknown():
 
     exited, killed = (session["kernel_exit"] for session in state_view(state)["sessions"])
 
-    assert exited == {"exit_code": 0, "signal": None, "asked_for": False}
-    assert killed == {"exit_code": None, "signal": 9, "asked_for": True}
+    assert exited == {"exit_code": 0, "signal": None, "asked_for": False, "ended_because": None}
+    assert killed == {"exit_code": None, "signal": 9, "asked_for": True, "ended_because": None}
 
 
 def test_a_phase_of_a_newer_protocol_is_unknown():

@@ -163,6 +163,10 @@ async def test_a_senseless_number_is_refused(server, settle_s):
         ("pools", {"name": "this machine", "address": "127.0.0.1:1", "token": "t"}),
         ("pools", {}),
         ("sessions/none/attach", {}),
+        ("notebooks/none/settle", {"cell_ids": ["c1"]}),
+        ("notebooks/none/settle", {"cell_ids": "c1"}),
+        ("notebooks/none/settle", {"cell_ids": ["c1", 2]}),
+        ("notebooks/none/settle", {"cell_ids": ["c"] * 1001}),
     ],
 )
 @pytest.mark.asyncio
@@ -181,6 +185,16 @@ async def test_a_body_that_is_no_json_is_refused(server, content):
     response = await AsyncHTTPClient().fetch(wanted, raise_error=False)
     assert response.code in (400, 413)
     assert json.loads(response.body)["reason"] == "invalid_request"
+
+
+@pytest.mark.asyncio
+async def test_output_is_replayed_to_notebooks_of_this_server_only(server):
+    with pytest.raises(HTTPClientError) as refused:
+        await websocket_connect(request(server, "nbgpu/api/notebooks/none/replay", websocket=True))
+    assert refused.value.code == 404
+    with pytest.raises(HTTPClientError) as refused:
+        await websocket_connect(request(server, "nbgpu/api/notebooks/none/replay", websocket=True, token=False))
+    assert refused.value.code == 403
 
 
 @pytest.mark.parametrize("command", ["attach", "detach", "interrupt", "restart", "renew"])

@@ -1,0 +1,1 @@
+"""What sessions used and cost: metered while they last, kept on disk, summed, and held against budgets."""

@@ -1,0 +1,369 @@
+"""Sessions of different users as different users of the operating system: what they cannot do to each other.
+
+Most of it takes root, which a machine of a team's agent has, and a build machine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import runpy
+import shutil
+import signal
+import stat
+import sys
+import threading
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from agent_processes import until, workplace
+from nbgpu import errors
+from nbgpu.client.environments import Content, missing, send_missing, update_session
+from nbgpu.client.pool import Pool
+from nbgpu.client.trust import Trust, fetch_trust
+from nbgpu.client.workspace import WorkspaceClient
+from nbgpu_protocol.snapshot import Distribution, LocalFile, Snapshot, digest_of_bytes
+from nbgpu_protocol.v1 import pool_pb2, session_pb2, workspace_pb2
+from reachable_python import reachable_python
+from recorded_sessions import Notebook, RecordedClient, Recorder
+from recorded_sessions import until as until_true
+from secured_agents import Machine, SecuredAgent, start_secured
+from wheels import make_source_distribution, make_wheel
+
+pytestmark = [
+    pytest.mark.asyncio,
+    pytest.mark.skipif(os.geteuid() != 0, reason="only root can start processes as other users"),
+]
+SECRET = "the secret of somebody else"
+
+CURIOUS = """
+import os, zipfile
+def build_wheel(folder, settings=None, metadata=None):
+    found = {"uid": os.getuid(), "variable": os.environ.get("OF_THE_AGENT"), "home": os.path.expanduser("~")}
+    with zipfile.ZipFile(os.path.join(folder, "curious-1.0-py3-none-any.whl"), "w") as wheel:
+        wheel.writestr("curious.py", f"FOUND = {found!r}")
+        info = "curious-1.0.dist-info/"
+        wheel.writestr(info + "METADATA", "Metadata-Version: 2.1\\nName: curious\\nVersion: 1.0\\n")
+        tags = "Wheel-Version: 1.0\\nGenerator: x\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n"
+        wheel.writestr(info + "WHEEL", tags)
+        wheel.writestr(info + "RECORD", "")
+    return "curious-1.0-py3-none-any.whl"
+"""
+
+
+@dataclass
+class Isolating:
+    """An agent that isolates its users, and their tokens."""
+
+    secured: SecuredAgent
+    options: tuple[str, ...]
+    variables: dict[str, str]
+    tokens: dict[str, str]
+    trust: Trust
+
+    @property
+    def folder(self) -> Path:
+        return self.secured.place.folder
+
+    def pool(self, user: str) -> Pool:
+        return Pool(self.secured.address, self.tokens[user], self.trust)
+
+    def restart(self) -> None:
+        """Kills the agent, and starts the next one at its address."""
+        place = self.secured.place
+        place.end(self.secured.process, signal.SIGKILL)
+        listen = f"--listen={self.secured.address.removeprefix('grpcs://')}"
+        assert stat.S_IMODE(place.folder.stat().st_mode) == 0o711
+        self.secured.process = place.start(listen, "--tls", *self.options, **self.variables)
+        assert self.secured.process.stdout is not None
+        assert self.secured.process.stdout.readline(), place.log()
+
+
+@pytest.fixture(scope="module")
+def agent() -> Iterator[Isolating]:
+    with workplace() as place:
+        place.root.chmod(0o711)
+        python = reachable_python(place.root / "python")
+        place.python = python.path
+        options = ("--isolation=users",)
+        (place.root / "index").mkdir()  # which has nothing
+        links = place.root / "links"
+        for name in ("cloudpickle", "ipykernel"):
+            make_wheel(links, name, "1.0")
+        make_source_distribution(links, "curious", "1.0", setup=CURIOUS)
+        index = {"UV_FIND_LINKS": str(links), "UV_DEFAULT_INDEX": (place.root / "index").as_uri()}
+        variables = {**python.variables, **index, "OF_THE_AGENT": SECRET}
+        secured = start_secured(place, *options, **variables)
+        tokens = {}
+        for user in ("ada", "bob"):
+            machine = Machine(place.root / user)
+            added = machine.paste(secured.invite(user))
+            assert added.returncode == 0, added.stderr
+            (pool,) = json.loads((machine.home / "config" / "nbgpu" / "pools.json").read_text())["pools"]
+            tokens[user] = pool["token"]
+        folders = (f"--folder={place.folder}", f"--identity-folder={place.root / 'identity'}")
+        trust = fetch_trust(secured.address, secured.pin)
+        agent = Isolating(secured, (*folders, *options), variables, tokens, trust)
+        yield agent
+        assert place.end(agent.secured.process) == 0
+        shutil.rmtree(place.folder / "environments-of-users", ignore_errors=True)  # which stay, as all environments
+        place.assert_nothing_left()
+        until(lambda: not any(is_of(each, place.root) for each in psutil.process_iter()))
+
+
+def is_of(process: psutil.Process, place: Path) -> bool:
+    """Says whether its home is in the place."""
+    with contextlib.suppress(psutil.Error):
+        return process.environ().get("HOME", "").startswith(str(place))
+    return False
+
+
+@contextlib.asynccontextmanager
+async def notebook(agent: Isolating, user: str) -> AsyncIterator[Notebook]:
+    """A notebook of a user's with a session, which is closed at the end."""
+    async with agent.pool(user) as pool:
+        spec = pool_pb2.Spec(alternatives=[pool_pb2.Alternative(type="H100", count=2)], text="H100x2")
+        request = pool_pb2.OpenSessionRequest(spec=spec, notebook_id=uuid.uuid4().hex)
+        async with contextlib.aclosing(pool.open_session(request)) as updates:
+            *_, ready = [update async for update in updates]
+        client = RecordedClient(pool, ready.session, lambda: False, Recorder, None)
+        try:
+            await client.connect()
+            yield Notebook(None, client, pool)  # type: ignore[arg-type] # there is no link that a test would act on
+            await pool.close_session(client.id)
+        finally:
+            await client.disconnect()
+
+
+async def facts(one: Notebook, code: str) -> dict[str, Any]:
+    """Runs code that fills `facts`."""
+    ran = await one.run(f"import json, os\nfacts = {{}}\n{code}\nprint(json.dumps(facts))")
+    found: dict[str, Any] = json.loads(ran.text)
+    return found
+
+
+HAS_THINGS = f"""
+import socket, tempfile
+from multiprocessing.shared_memory import SharedMemory
+open("notes.txt", "w").write({SECRET!r})
+os.chmod("notes.txt", 0o644)
+os.environ["TOKEN_OF_MINE"] = {SECRET!r}
+memory = SharedMemory(create=True, size=64)
+listening = socket.socket(socket.AF_UNIX)
+listening.bind(tempfile.gettempdir() + "/s")
+listening.listen()
+facts = dict(folder=os.getcwd(), pid=os.getpid(), memory=memory.name, socket=tempfile.gettempdir() + "/s",
+             uid=os.getuid(), gids=os.getgroups(), home=os.path.expanduser("~"), user=os.environ["USER"],
+             temporary=tempfile.gettempdir(), umask=os.umask(0o077))
+"""
+TRIES = """
+import signal, socket
+from multiprocessing.shared_memory import SharedMemory
+def attempt(name, function):
+    try:
+        facts[name] = "read " + repr(function())[:200]
+    except Exception as error:
+        facts[name] = type(error).__name__
+attempt("list its folder", lambda: os.listdir(bob["folder"]))
+attempt("read its file", lambda: open(bob["folder"] + "/notes.txt").read())
+attempt("write its file", lambda: open(bob["folder"] + "/notes.txt", "a"))
+attempt("list its home", lambda: os.listdir(bob["home"]))
+attempt("list its temporary files", lambda: os.listdir(bob["temporary"]))
+attempt("read its variables", lambda: open(f"/proc/{bob['pid']}/environ").read())
+attempt("read its memory", lambda: open(f"/proc/{bob['pid']}/mem", "rb"))
+attempt("look into its folder", lambda: os.listdir(f"/proc/{bob['pid']}/cwd"))
+attempt("end it", lambda: os.kill(bob["pid"], signal.SIGKILL))
+attempt("attach its memory", lambda: SharedMemory(bob["memory"]))
+attempt("connect to its socket", lambda: socket.socket(socket.AF_UNIX).connect(bob["socket"]))
+kernel = os.path.dirname(bob["temporary"]) + "/s/k-1"
+attempt("connect to its kernel", lambda: socket.socket(socket.AF_UNIX).connect(kernel))
+attempt("read its blobs", lambda: os.listdir(agent + "/blobs-of-users/bob"))
+attempt("list all kernels", lambda: os.listdir(agent + "/kernels"))
+attempt("list the agent's folder", lambda: os.listdir(agent))
+for name in ("audit.jsonl", "agent.json", "guardian"):
+    attempt("read " + name, lambda: open(agent + "/" + name).read())
+attempt("list all sessions", lambda: os.listdir(agent + "/sessions"))
+attempt("become root", lambda: os.setuid(0))
+"""
+
+
+async def test_users_do_not_reach_what_is_anothers(agent: Isolating) -> None:
+    async with notebook(agent, "bob") as bob, notebook(agent, "ada") as ada:
+        his = await facts(bob, HAS_THINGS)
+        hers = await facts(ada, f"bob, agent = {his!r}, {str(agent.folder)!r}{TRIES}")
+        assert hers == dict.fromkeys(hers, "PermissionError"), hers
+        own = await facts(ada, HAS_THINGS)
+        assert len({own["uid"], his["uid"], 0}) == 3
+        assert (his["user"], his["gids"], his["umask"]) == ("bob", [], 0o077)
+        status = os.stat(his["home"])
+        assert (status.st_uid, stat.S_IMODE(status.st_mode)) == (his["uid"], 0o700)
+        handshake = await ada.direct.handshake()
+        assert (handshake.isolation, handshake.isolation_problem) == (pool_pb2.ISOLATION_OS_USERS, "")
+
+
+async def test_a_session_cannot_have_the_agent_read_what_is_not_its_own(agent: Isolating) -> None:
+    place = agent.secured.place.root
+    secret = place / "of-root"
+    secret.write_text(SECRET)
+    secret.chmod(0o600)
+    async with notebook(agent, "ada") as ada:
+        own = await facts(ada, HAS_THINGS)
+        folder = Path(own["folder"])
+        # Links of all kinds, of which root itself makes the one that only an old system would let a user make.
+        os.link(secret, folder / "hard")
+        await ada.run(f"os.symlink({str(secret)!r}, 'soft'); os.symlink({str(place)!r}, 'above'); os.mkfifo('pipe')")
+        workspace = WorkspaceClient(ada.direct, ada.client.id, "here")
+        for path in ("hard", "soft", "above/of-root", "pipe"):
+            with pytest.raises(errors.Error, match="cannot be read in the session"):
+                async for _ in workspace.read(path, 0):
+                    pass
+        assert dict([each async for each in workspace.inspect(["hard", "soft", "notes.txt"])]).keys() == {
+            "hard", "soft", "notes.txt"
+        }  # fmt: skip
+        assert [each async for each in workspace.inspect(["hard", "soft"])] == [("hard", None), ("soft", None)]
+
+        # A blob that is a link, a file of what was said that is one, and stacks that are somebody else's.
+        digest = "sha256:" + "0" * 64
+        blob = agent.folder / "blobs-of-users" / "ada" / digest.replace(":", "-")
+        await ada.run(f"os.symlink({str(secret)!r}, {str(blob)!r})")
+        with pytest.raises(errors.Error, match="there is no blob"):
+            await anext(aiter(ada.direct.get_blob(digest)))
+        for path, is_hers in ((secret, False), (folder / "notes.txt", True)):
+            assert (SECRET in await stacks_while_written(ada, path, int(own["pid"]))) is is_hers
+
+
+async def stacks(one: Notebook) -> session_pb2.StacksResponse:
+    """Asks until the kernel answers within the time that it has, which it may not on a machine that is busy."""
+    for _ in range(20):
+        with contextlib.suppress(errors.KernelDiedError):
+            return await one.direct.stacks(one.client.id)
+    raise AssertionError("the kernel does not show its stacks")
+
+
+async def stacks_while_written(one: Notebook, path: Path, pid: int) -> str:
+    """Asks for stacks, while a file is written to of which the session says that its rank's stacks are in it."""
+    group = {"id": "a", "world_size": 1, "cells": {}, "ranks": [{"rank": 0, "pid": pid, "stacks": str(path)}]}
+    await one.run(
+        "from nbgpu_kernel import whereabouts; import pathlib\n"
+        f"pathlib.Path(whereabouts.folder(), 'a.group').write_text({json.dumps(group)!r})"
+    )
+    over = threading.Event()
+
+    def write() -> None:
+        while not over.wait(0.001):
+            with path.open("a") as file:
+                file.write(f"{SECRET}\n")
+
+    writing = threading.Thread(target=write)
+    writing.start()
+    try:
+        return str(await stacks(one))
+    finally:
+        over.set()
+        writing.join()
+
+
+CHANGES = """
+import pathlib
+kernel = pathlib.Path(tempfile.gettempdir()).parent
+def attempt(name, function):
+    try:
+        facts[name] = "did " + repr(function())[:200]
+    except Exception as error:
+        facts[name] = type(error).__name__
+for name in ("s", "tmp"):
+    attempt("move " + name, lambda: (kernel / name).rename(kernel / "moved"))
+attempt("replace a socket", lambda: (kernel / "s" / "k-1").unlink())
+attempt("make a socket", lambda: (kernel / "s" / "k-9").touch())
+attempt("replace its folder", lambda: os.rename(os.getcwd(), os.getcwd() + "-moved"))
+own = pathlib.Path(acknowledged).parent
+attempt("move its own", lambda: own.rename(own.with_name("moved")))
+attempt("replace the log", lambda: own.with_name("log").unlink())
+attempt("change what was taken", lambda: open(acknowledged, "r+b"))
+attempt("cut what was taken", lambda: os.truncate(acknowledged, 0))
+attempt("replace the record", lambda: own.with_name("kernel.json").write_text("{}"))
+"""
+
+
+async def test_a_session_cannot_change_what_the_agent_believes(agent: Isolating) -> None:
+    async with notebook(agent, "ada") as ada:
+        own = await facts(ada, HAS_THINGS)
+        (acknowledged,) = agent.folder.glob("kernels/*/own/acknowledged")
+        tried = await facts(ada, f"acknowledged = {str(acknowledged)!r}{CHANGES}")
+        assert tried == dict.fromkeys(tried, "PermissionError"), tried
+        # What the agent makes in its folder is the user's.
+        change = workspace_pb2.Change(path="a/link", link_target="notes.txt")
+        (made,) = await WorkspaceClient(ada.direct, ada.client.id, "here").apply([change])
+        assert made.result == workspace_pb2.Outcome.DONE, made.why
+        for path in ("a", "a/link"):
+            assert (Path(own["folder"]) / path).lstat().st_uid == own["uid"]
+
+
+async def test_such_a_session_is_interrupted_adopted_restarted_and_ended(agent: Isolating) -> None:
+    async with notebook(agent, "bob") as bob:
+        his = await facts(bob, HAS_THINGS)
+        agent.restart()
+        again = await facts(bob, "facts = dict(pid=os.getpid(), uid=os.getuid(), memory=memory.name)")
+        assert again == {name: his[name] for name in again}
+        request, recorder = await bob.send("print('begins', flush=True)\nimport time; time.sleep(600)")
+        await until_true(lambda: recorder.text)
+        assert "<module>" in (await stacks(bob)).processes[0].dump
+        assert await bob.direct.interrupt(bob.client.id, request.id)
+        with pytest.raises(KeyboardInterrupt):
+            await bob.answer(request)
+        await bob.direct.restart(bob.client.id)
+        new = await facts(bob, "import sys; facts = dict(uid=os.getuid(), pid=os.getpid(), folder=os.getcwd())")
+        assert (new["uid"], new["folder"]) == (his["uid"], his["folder"])
+        assert new["pid"] != his["pid"]
+        wish = {"ranks": [0, 1], "world_size": 2, "view": "full"}
+        await bob.run("import os; open('of-rank-' + os.environ['RANK'], 'w').write(str(os.getuid()))", spmd=wish)
+        uids = "facts = {name: open(name).read() for name in os.listdir() if name.startswith('of-rank')}"
+        assert await facts(bob, uids) == {"of-rank-0": str(his["uid"]), "of-rank-1": str(his["uid"])}
+        child = "import subprocess, sys; child = subprocess.Popen(['sleep', '600'], start_new_session=True)"
+        found = await facts(bob, f"{child}; facts = dict(child=child.pid)")
+    until(lambda: not psutil.pid_exists(int(found["child"])) and not psutil.pid_exists(int(new["pid"])))
+    assert_removed(agent, his)
+
+
+async def test_a_package_that_runs_code_when_it_is_built_runs_it_as_its_user(agent: Isolating) -> None:
+    module = b"mine = 1"
+    snapshot = Snapshot(
+        python_version=platform.python_version(),
+        implementation=sys.implementation.name,
+        platform=sys.platform,
+        machine=platform.machine(),
+        distributions=tuple(Distribution(name, "1.0") for name in ("cloudpickle", "curious", "ipykernel")),
+        files=(LocalFile("workspace/pkg/module.py", digest_of_bytes(module), len(module)),),
+    )
+    content = snapshot.to_bytes()
+    contents: dict[str, Content] = {digest_of_bytes(each): each for each in (content, module)}
+    async with notebook(agent, "ada") as ada, agent.pool("bob") as bob:
+        own = await facts(ada, HAS_THINGS)
+        assert await send_missing(ada.direct, contents) == 2
+        digest = digest_of_bytes(content)
+        *_, built = [each async for each in update_session(ada.direct, ada.client.id, digest, {})]
+        environment = agent.folder / "environments-of-users" / "ada" / built.environment_id
+        (curious,) = environment.glob("lib/*/site-packages/curious.py")
+        found = runpy.run_path(str(curious))["FOUND"]
+        assert found == {"uid": own["uid"], "variable": None, "home": own["home"]}
+        for path in (environment, curious, Path(own["folder"]) / "pkg" / "module.py"):
+            assert owner_of(path) == own["uid"]
+        assert (await ada.run("from pkg.module import mine; print(mine)")).text == "1\n"
+        assert await missing(bob, contents) == list(contents)  # another user has put them
+
+
+def owner_of(path: Path) -> int:
+    return path.lstat().st_uid
+
+
+def assert_removed(agent: Isolating, session: dict[str, Any]) -> None:
+    assert not any(os.path.lexists(session[name]) for name in ("folder", "temporary"))
+    assert os.listdir(agent.folder / "kernels") == []
