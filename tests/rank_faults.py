@@ -140,7 +140,11 @@ def main(arguments: list[str]) -> int:
     if arguments:
         import spmd_faults  # which takes names from here
 
-        return 0 if spmd_faults.print_table(tuple(arguments[1:]) or spmd_faults.KINDS) else 1
+        option, *kinds = arguments
+        if option != "--spmd" or not set(kinds) <= set(spmd_faults.KINDS):
+            print(f"usage: python -m rank_faults [--spmd [KIND…]], of {', '.join(spmd_faults.KINDS)}", file=sys.stderr)
+            return 2
+        return 0 if spmd_faults.print_table(tuple(kinds) or spmd_faults.KINDS) else 1
     is_clean = True
     print(f"| {'fault':8} | rank | until the error | what was raised, and what it said | left behind |")
     print("|---|---|---|---|---|")
