@@ -172,8 +172,8 @@ class GpuMagics(Magics):
                                          (--new: in any case; --no-wait: fail rather than queue;
                                          --pool: in that pool, see `nbgpu pool list`; --idle: close it
                                          after so long without work, such as 2h, or `off`)
-            %gpu keep [--idle SPAN]      do not close the session yet, though it does nothing
             %gpu attach --session ID     attach to a session that is open
+            %gpu keep [--idle SPAN]      do not close the session yet, though it does nothing
             %gpu cost                    what was used and spent: session, notebook, today, this month, cells
             %gpu budget [20|off] [--month]
                                          what this notebook, or with --month all of yours in a calendar

@@ -78,6 +78,8 @@ describe('describeRunning', () => {
     expect(describeRunning(execution(), load, NOW_S)).toBe(
       'running on H100 ×8 for 1:32 · GPU 86% · 61 of 80 GiB'
     );
+    const onCpu = execution({ accelerators: 'CPU' });
+    expect(describeRunning(onCpu, load, NOW_S)).toContain('running on CPU for 1:32 · CPU 86%');
     const unknown = {
       utilisation_percent: null,
       memory_used_bytes: null,

@@ -110,7 +110,8 @@ export function describeRunning(execution: IExecution, load: ILoad, now_s: numbe
     `running${where === '' ? '' : ` on ${where}`} for ${formatDuration(now_s - execution.started_unix_s)}`
   ];
   if (load.utilisation_percent !== null) {
-    parts.push(`GPU ${formatPercent(load.utilisation_percent)}`);
+    const what = execution.accelerators === 'CPU' ? 'CPU' : 'GPU';
+    parts.push(`${what} ${formatPercent(load.utilisation_percent)}`);
   }
   if (load.memory_used_bytes !== null) {
     parts.push(formatUsed(load.memory_used_bytes, load.memory_total_bytes));
