@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -91,14 +92,15 @@ class Interrupts:
     def _look_at(self, frame: FrameType | None) -> tuple[bool, bool]:
         """Returns whether to raise here, and whether the cell goes on all the same.
 
-        It does after what IPython calls before a cell, such as a callback for `pre_execute`, has raised.
+        It does after what IPython calls before a cell, such as a callback for `pre_execute`, has raised. While a caller
+        shows the traceback of what it called, it is nobody's guard: what is raised there ends the request.
         """
         user_code = called = False
         while frame is not None:
             user_code = user_code or frame.f_globals is self._user_namespace
             if user_code and frame.f_code in self._guards:
                 return True, False
-            if called and frame.f_code in self._callers:
+            if called and frame.f_code in self._callers and (user_code or not _handles_an_error(frame)):
                 return True, str(frame.f_locals.get("event")).startswith("pre_")
             called, frame = True, frame.f_back
         return False, True
@@ -109,3 +111,13 @@ class Interrupts:
         main_thread = threading.main_thread().ident
         if self._request is request and main_thread is not None:
             signal.pthread_kill(main_thread, signal.SIGINT)
+
+
+def _handles_an_error(frame: FrameType) -> bool:
+    """Whether the frame is in an except clause."""
+    error = sys.exc_info()[1]
+    while error is not None:
+        if error.__traceback__ is not None and error.__traceback__.tb_frame is frame:
+            return True
+        error = error.__context__
+    return False

@@ -297,6 +297,41 @@ async def test_an_interrupt_before_the_cell_is_one_of_the_cell(tmp_path: Path, e
                 assert result.reply["ename"] in ("KeyboardInterrupt", "CancelledError")
 
 
+SLOW_TRACEBACKS = """
+names = {"shell": get_ipython()}
+exec('''
+import time
+def slowed(name):
+    inner = getattr(shell, name)
+    def slow(*args, **kwargs):
+        time.sleep(0.2)
+        shown = inner(*args, **kwargs)
+        time.sleep(0.2)
+        return shown
+    setattr(shell, name, slow)
+slowed("showtraceback")
+slowed("get_exception_only")
+slowed("_showtraceback")
+''', names)
+"""
+"""Not in the user's namespace: as slow as on a machine that has much else to do."""
+
+
+@pytest.mark.parametrize("event", ["pre_execute", "pre_run_cell"])
+async def test_an_interrupt_while_a_callbacks_traceback_is_shown_costs_no_reply(tmp_path: Path, event: str) -> None:
+    async with run_service(tmp_path) as service:
+        await service.open()
+        async with connect(service) as client:
+            await client.run(SLOW_TRACEBACKS)
+            await client.run(f"import time; get_ipython().events.register({event!r}, lambda *_: time.sleep(2))")
+            for code in ("while True: pass", "import asyncio; await asyncio.sleep(600)"):
+                request = await client.execute(code)
+                assert await client.interrupt(request)
+                result = await client.result(request)
+                assert result.reply["ename"] in ("KeyboardInterrupt", "CancelledError")
+            assert (await client.run("print('alive')")).text() == "alive\n"
+
+
 async def test_interrupts_of_cells_that_end_at_once_cost_no_reply(tmp_path: Path) -> None:
     seed = random.Random(2)
     async with run_service(tmp_path) as service:

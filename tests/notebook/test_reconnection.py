@@ -6,6 +6,7 @@ import asyncio
 import queue
 import random
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -89,11 +90,23 @@ async def test_a_cut_is_told_once_however_often_mending_fails(
         assert said.count("the connection to the agent was cut") == 1
 
 
-async def test_a_link_that_stands_and_carries_nothing_is_mended_when_it_ends(agent: RunningAgent) -> None:
+async def test_a_link_that_stands_and_carries_nothing_is_mended_when_it_ends(
+    agent: RunningAgent, tmp_path: Path
+) -> None:
+    stalled = tmp_path / "stalled"
+    cell = f"""
+import pathlib, time
+print("begins", flush=True)
+while not pathlib.Path({str(stalled)!r}).exists():
+    time.sleep(0.01)
+for i in range(1000):
+    print(i)
+"""
     async with notebook_on(agent) as notebook:
-        request, recorder = await notebook.send("print('begins', flush=True)\nfor i in range(1000): print(i)")
+        request, recorder = await notebook.send(cell)
         await until(lambda: recorder.text)
         notebook.link.stall()
+        stalled.touch()
         await notebook.agent_is(is_idle)
         assert notebook.client.cuts == 0
         notebook.link.cut()
