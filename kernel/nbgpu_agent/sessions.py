@@ -7,7 +7,7 @@ import collections
 import contextlib
 import json
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -53,8 +53,8 @@ from nbgpu_agent.model import (
 from nbgpu_agent.notebook_facts import NotebookFacts
 from nbgpu_agent.session_state import (
     SessionState,
-    execution_from_json,
     execution_to_json,
+    executions_from_records,
     lease_state,
     request_from_record,
     request_to_record,
@@ -96,6 +96,7 @@ class Session:
         store: Keeps it for the next agent; None: it ends with this one.
         executor: Of one thread, on which the store is used.
         state: What an earlier agent wrote down of it; to go on by `resume`.
+        clock: The setting of `now`, for the next agent.
         stored: What was in the store.
     """
 
@@ -116,6 +117,7 @@ class Session:
         executor: Executor | None = None,
         state: SessionState | None = None,
         stored: Stored | None = None,
+        clock: Mapping[str, Any] | None = None,
     ) -> None:
         self.id = session_id
         self.lease = lease
@@ -130,6 +132,7 @@ class Session:
         self._request = request
         self._launcher = launcher
         self._now = now
+        self._clock = clock
         self._measure = measure
         self._on_executed = on_executed
         self._output = OutputAllowance(output_bytes)
@@ -548,6 +551,7 @@ class Session:
                 working_folder=str(self._working_folder or ""),
                 setting=self.setting,
                 current=request_to_record(current) if current is not None and current.begun else None,
+                clock=self._clock,
             )
         )
 
@@ -567,7 +571,7 @@ class Session:
     def _restore(self, state: SessionState, stored: Stored) -> None:
         entries = [each for each in stored.entries if each.number <= state.journal_number]
         self.journal.restore(entries, state.journal_number)
-        self._record = ExecutionRecord([(at, execution_from_json(each)) for at, each in stored.executions])
+        self._record = ExecutionRecord(executions_from_records(stored.executions))
         self.settled = state.settled
         self.setting = state.setting
         self._generation = state.generation
@@ -580,6 +584,8 @@ class Session:
         self._python_version = state.python_version
         self._working_folder = Path(state.working_folder)
         self._current = request_from_record(state.current) if state.current is not None else None
+        if self._current is not None:
+            self._seen.receive(self._current.request_id)  # of which the journal may be damaged, and it runs once
         self._kernel_state = KernelState.EXECUTING if self._current is not None else KernelState.IDLE
         if state.setting.environment:
             count = _package_count(state.setting.environment)
