@@ -58,7 +58,7 @@ def why_no_network() -> str:
 def run_over_network(name: str, times: int, seed: int, dark_s: float = DARK_S) -> tuple[Found, list[str]]:
     """Runs a disturbance so many times; returns what came of it, and what was left behind, in words."""
     with workplace() as place, _cabled(place.root / "cable") as (there, here):
-        gpu = Machine(place.root / "gpu", {"NBGPU_SIMULATE": f"H100x{max(times, 1)}"}, inside(there))
+        gpu = Machine(place.root / "gpu", {"NBGPU_SIMULATE": f"H100x{times + 1}"}, inside(there))
         person = Machine(place.root / "person", prefix=inside(here))
         folder = place.root / "agent"
         made = gpu.nbgpu("agent", "init", f"--name={_POOL}", f"--address={ADDRESSES[0]}:7443", "--user=person")
@@ -165,7 +165,8 @@ async def run_in_the_dark(count: int, moments: random.Random, cable: Path, dark_
     light, dark = Path.home() / "light", Path.home() / "dark"
     async with contextlib.AsyncExitStack() as stack:
         scenes = [await stack.enter_async_context(network_scene()) for _ in range(count)]
-        undisturbed = await run_cell(scenes[0])
+        async with network_scene() as another:
+            undisturbed = await run_cell(another)
         assert not undisturbed.error
         lines = [moments.randrange(*_OTHER_LINES) for _ in scenes]
         reached = asyncio.Semaphore(0)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psutil
 from jupyter_client.blocking.client import BlockingKernelClient
+from tornado.websocket import websocket_connect
 
 from agent_processes import until
 from faults.notebooks import code_of, of_run, outcome_of
@@ -22,7 +23,8 @@ from faults.scenes import STDOUT, TOKEN, Outcome, Place
 from jupyter_servers import JupyterServer, run_jupyter_server
 from notebook_kernel import WITHIN_S, NotebookKernel
 
-_NOTEBOOK = "work.ipynb"
+_NOTEBOOK = {"path": "work.ipynb", "name": "work.ipynb", "type": "notebook"}
+_NORMAL = 1000
 
 
 @dataclass
@@ -49,7 +51,9 @@ def served(scene: ServerScene) -> Iterator[Served]:
     with run_jupyter_server(scene.folder, scene.environ, arguments=("--allow-root",)) as server:
         asked = urllib.request.Request(
             f"{server.url}api/sessions",
-            json.dumps({"path": _NOTEBOOK, "name": "", "type": "notebook", "kernel": {"name": "python3"}}).encode(),
+            json.dumps(
+                {"path": _NOTEBOOK, "name": _NOTEBOOK, "type": "notebook", "kernel": {"name": "python3"}}
+            ).encode(),
             {"Authorization": f"token {server.token}"},
         )
         with urllib.request.urlopen(asked, timeout=WITHIN_S) as answer:
@@ -66,9 +70,22 @@ def served(scene: ServerScene) -> Iterator[Served]:
                 each for each in psutil.Process(server.process.pid).children() if kernel_id in str(each.cmdline())
             )
             assert not notebook.run("%load_ext nbgpu").errors
+            asyncio.run(_look(server, kernel_id))
             yield Served(server, notebook, process)
         finally:
             client.stop_channels()
+
+
+async def _look(server: JupyterServer, kernel_id: str) -> None:
+    """Asks what was missed, as a page does that shows the notebook; it gets back the sessions that it had before."""
+    url = f"{server.url.replace('http', 'ws', 1)}nbgpu/api/notebooks/{kernel_id}/replay?token={server.token}"
+    code = None
+    while code != _NORMAL:  # else the page tries again
+        page = await websocket_connect(url)
+        await page.write_message(json.dumps({"kind": "cells", "cells": []}))
+        while await page.read_message() is not None:
+            pass
+        code = page.close_code
 
 
 def _wait_for_output(client: BlockingKernelClient) -> None:
