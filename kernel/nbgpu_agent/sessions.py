@@ -35,7 +35,8 @@ from nbgpu_agent.journal import (
 from nbgpu_agent.journal_keeping import JournalKeeper
 from nbgpu_agent.journal_store import JournalStore, Stored
 from nbgpu_agent.kernel_environment import lease_variables
-from nbgpu_agent.kernels import Kernel, KernelLauncher
+from nbgpu_agent.kernel_launcher import KernelLauncher
+from nbgpu_agent.kernels import Kernel
 from nbgpu_agent.limits.output import OutputAllowance, Passage
 from nbgpu_agent.model import (
     Accelerator,
@@ -703,7 +704,7 @@ class Session:
             content = json.loads(parts[3])
             text, content["text"] = content["text"], content["text"][:left_bytes]
             if self._kernel is not None:
-                self._kernel.append_to_log(text[left_bytes:])
+                self._kernel.log.append(text[left_bytes:])
             passed = [*parts[:3], json.dumps(content).encode()] if content["text"] else []
         if passage is Passage.FIRST_BEYOND:
             if passed:
@@ -800,7 +801,7 @@ class Session:
     def log_tail(self, max_bytes: int) -> str:
         """Returns the end of what the kernel's process, or the last one's, wrote outside of cells; 0: all of it."""
         if self._kernel is not None:
-            return self._kernel.log_tail(max_bytes)
+            return self._kernel.log.tail(max_bytes)
         return self._last_log[-max_bytes:] if max_bytes else self._last_log
 
     async def _nudge(self, kernel: Kernel, request: Request) -> None:
@@ -920,7 +921,7 @@ class Session:
             self.journal.skip(_UNKNOWN_ENTRIES)
         kernel.ending_asked_for = asked_for
         self._kernel_exit = kernel.exit()
-        self._last_log = kernel.log_tail(_KEPT_LOG_BYTES)
+        self._last_log = kernel.log.tail(_KEPT_LOG_BYTES)
         self._kernel = None
         self._kernel_state = KernelState.DEAD
         if self._notebook is not None:
