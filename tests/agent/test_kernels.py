@@ -319,9 +319,9 @@ async def test_a_log_that_grows_is_cut_back(tmp_path: Path, monkeypatch: pytest.
         session = await service.open()
         async with connect(service) as client:
             await client.run("import os\nfor i in range(2000): os.write(1, b'line %d\\n' % i)")
-            await wait_for(lambda: "line 1999\n" in session.log_tail(0))
-            assert session._kernel is not None
-            session._kernel.log.trim()
-            assert len(session.log_tail(0)) == 2000
+            await wait_for(lambda: "line 1999\n" in session.kernels.log_tail(0))
+            assert session.kernels.kernel is not None
+            session.kernels.kernel.log.trim()
+            assert len(session.kernels.log_tail(0)) == 2000
             await client.run("import os; os.write(1, b'the end\\n')")
-            await wait_for(lambda: session.log_tail(0).endswith("line 1999\nthe end\n"))
+            await wait_for(lambda: session.kernels.log_tail(0).endswith("line 1999\nthe end\n"))
