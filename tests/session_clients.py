@@ -26,7 +26,7 @@ from nbgpu_agent.sessions import Session
 from nbgpu_protocol.fragments import MessageAssembler, split_message
 from nbgpu_protocol.v1 import session_pb2, session_pb2_grpc
 
-DEADLINE_S = 60.0
+DEADLINE_S = 120.0
 CPU_LEASE = Lease("lease-1", (Accelerator("cpu", 0, "CPU", "CPU", 0, shared=True),), granted_unix_s=0.0)
 
 
