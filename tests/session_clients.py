@@ -19,7 +19,7 @@ from as_owner import AsOwner
 from nbgpu_agent.blobs import BlobStore
 from nbgpu_agent.ends import RecentEnds
 from nbgpu_agent.errors import NoSuchSessionError
-from nbgpu_agent.kernels import KernelLauncher
+from nbgpu_agent.kernel_launcher import KernelLauncher
 from nbgpu_agent.model import Accelerator, Lease, SessionRequest
 from nbgpu_agent.service.session import add_session_service
 from nbgpu_agent.sessions import Session
