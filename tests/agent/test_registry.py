@@ -25,7 +25,7 @@ from nbgpu_agent.registry import SessionRegistry
 
 pytestmark = pytest.mark.asyncio
 
-DEADLINE_S = 10
+DEADLINE_S = 60
 ACCELERATORS = [
     *(Accelerator(f"h{index}", index, "H100", "H100", 80 * 10**9) for index in range(4)),
     Accelerator("a0", 4, "A10", "A10", 24 * 10**9),
