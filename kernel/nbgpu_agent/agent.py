@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from nbgpu_agent.environments.session_environments import SessionEnvironments
     from nbgpu_agent.identity.certificates import Identity
     from nbgpu_agent.identity.users import UserStore
-    from nbgpu_agent.kernels import KernelLauncher
+    from nbgpu_agent.kernel_launcher import KernelLauncher
     from nbgpu_agent.service.exporter import Exporter
 
 logger = logging.getLogger(__name__)
@@ -157,7 +157,7 @@ async def _serve_accelerators(
 ) -> None:
     from nbgpu_agent.adoption import adopt_sessions, clock_left
     from nbgpu_agent.journal_store import JournalStore
-    from nbgpu_agent.kernels import KernelLauncher
+    from nbgpu_agent.kernel_launcher import KernelLauncher
     from nbgpu_agent.sessions import Session
     from nbgpu_agent.user_blobs import UserBlobs
 
@@ -409,7 +409,10 @@ async def _keep_house(
             except Exception:
                 logger.exception("the sessions could not be looked after")
         if registry.unused_s():
-            await follow_clock()
+            try:
+                await follow_clock()
+            except Exception:
+                logger.exception("the machine's clock could not be followed")
         if idle_shutdown_s and registry.unused_s() >= idle_shutdown_s:
             logger.info("unused for %g s", idle_shutdown_s)
             ending.ask()
