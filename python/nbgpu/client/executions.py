@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import TypeAlias, TypeVar
 
 from nbgpu import errors
+from nbgpu.client.agent_times import to_own_clock
 from nbgpu.client.connection import Message, message_of
 from nbgpu.client.pool import DEADLINE_S, Pool
 from nbgpu.errors import translated
@@ -51,6 +52,7 @@ async def list_executions(pool: Pool, session_id: str) -> session_pb2.ListExecut
         response: session_pb2.ListExecutionsResponse = await pool.session.ListExecutions(
             request, metadata=pool.metadata, timeout=DEADLINE_S
         )
+    to_own_clock(response, response.time_unix_s)
     return response
 
 

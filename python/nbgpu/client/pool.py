@@ -12,6 +12,7 @@ import grpc.aio
 
 import nbgpu
 from nbgpu import errors
+from nbgpu.client.agent_times import to_own_clock
 from nbgpu.client.trust import TLS_OPTIONS, Trust, UntrustedAgentError, fetch_trust, is_tls
 from nbgpu.errors import translated
 from nbgpu_protocol import VERSION, blobs
@@ -132,12 +133,14 @@ class Pool:
     async def list_sessions(self) -> list[pool_pb2.SessionInfo]:
         with translated():
             response = await self._pool.ListSessions(pool_pb2.ListSessionsRequest(), **self._call(DEADLINE_S))
+        to_own_clock(response, response.time_unix_s)
         return list(response.sessions)
 
     async def watch(self) -> AsyncIterator[pool_pb2.PoolState]:
         """Yields the pool's whole state now, and again after every change."""
         with translated():
             async for state in self._pool.WatchPool(pool_pb2.WatchPoolRequest(), metadata=self.metadata):
+                to_own_clock(state, state.time_unix_s)
                 yield state
 
     async def open_session(self, request: pool_pb2.OpenSessionRequest) -> AsyncGenerator[pool_pb2.SessionUpdate, None]:
