@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Locator, Page, Request, expect
 
 from jupyter_servers import JupyterServer
 
@@ -25,6 +25,10 @@ KERNEL_READY = """async () => {
     return panel.sessionContext.session.kernel.id;
   }
   return null;
+}"""
+LAYOUT_HAS = """async name => {
+  const { data } = await window.jupyterapp.serviceManager.workspaces.fetch('default');
+  return JSON.stringify(data['layout-restorer:data']?.main ?? null).includes(`"${name}"`);
 }"""
 AWAIT_RESTART = """() => {
   const { kernel } = window.jupyterapp.shell.currentWidget.sessionContext.session;
@@ -69,7 +73,12 @@ class LabPage:
         self.page_errors: list[str] = []
         page.set_default_timeout(WAIT_MS)
         expect.set_options(timeout=WAIT_MS)
+        self._saves: set[Request] = set()
+        """Of the layout, under way."""
         page.on("pageerror", lambda error: self.page_errors.append(str(error)))
+        page.on("request", self._note_save)
+        page.on("requestfinished", self._saves.discard)
+        page.on("requestfailed", self._saves.discard)
 
     @property
     def panel(self) -> Locator:
@@ -110,17 +119,14 @@ class LabPage:
         """Waits until a widget of that name in the main area would come back after a reload.
 
         JupyterLab saves its layout half a second after the last change of it. A page that is left before that comes
-        back without what was opened last, whichever extension's or JupyterLab's own it is.
+        back without what was opened last, whichever extension's or JupyterLab's own it is. Nor does one save wait for
+        the one before it, so that the older of two can be the last that a busy server writes.
         """
-        self.page.wait_for_function(
-            """async name => {
-              const { data } = await window.jupyterapp.serviceManager.workspaces.fetch('default');
-              return JSON.stringify(data['layout-restorer:data']?.main ?? null).includes(`"${name}"`);
-            }""",
-            arg=name,
-            polling=100,
-            timeout=60_000,
-        )
+        self.wait_for(lambda: self.page.evaluate(LAYOUT_HAS, name) and not self._saves, 60_000)
+
+    def _note_save(self, request: Request) -> None:
+        if request.method == "PUT" and "/api/workspaces/" in request.url:
+            self._saves.add(request)
 
     def open_panel(self) -> None:
         """Clicks on the icon in the sidebar, if the panel is not in front."""
@@ -182,9 +188,9 @@ class LabPage:
             [index, source],
         )
 
-    def wait_for(self, condition: Callable[[], T]) -> T:
+    def wait_for(self, condition: Callable[[], T], timeout_ms: float = WAIT_MS) -> T:
         """Lets the page go on until something that it does to the test's own fakes has come true; returns that."""
-        deadline = time.monotonic() + WAIT_MS / 1000
+        deadline = time.monotonic() + timeout_ms / 1000
         while not (result := condition()):
             assert time.monotonic() < deadline, "it did not come true"
             self.page.wait_for_timeout(10)

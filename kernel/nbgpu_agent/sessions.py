@@ -481,9 +481,9 @@ class Session:
         if self._record.note_shown(request_ids):
             await self._keeper.flush()
 
-    def settle_executions(self, cell_ids: frozenset[str]) -> None:
-        """Notes that nobody needs to be shown any more what these cells have put out until now."""
-        if self._record.settle(cell_ids):
+    def note_saved(self, cell_ids: frozenset[str]) -> None:
+        """Notes that the notebook's file has what these cells have put out until now, or that it was cleared away."""
+        if self._record.note_saved(cell_ids):
             self._keeper.note()
 
     @contextlib.contextmanager
