@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from playwright.sync_api import Locator, Page, Request, expect
+from playwright.sync_api import Locator, Page, expect
 
 from jupyter_servers import JupyterServer
 
@@ -73,12 +73,7 @@ class LabPage:
         self.page_errors: list[str] = []
         page.set_default_timeout(WAIT_MS)
         expect.set_options(timeout=WAIT_MS)
-        self._saves: set[Request] = set()
-        """Of the layout, under way."""
         page.on("pageerror", lambda error: self.page_errors.append(str(error)))
-        page.on("request", self._note_save)
-        page.on("requestfinished", self._saves.discard)
-        page.on("requestfailed", self._saves.discard)
 
     @property
     def panel(self) -> Locator:
@@ -119,14 +114,10 @@ class LabPage:
         """Waits until a widget of that name in the main area would come back after a reload.
 
         JupyterLab saves its layout half a second after the last change of it. A page that is left before that comes
-        back without what was opened last, whichever extension's or JupyterLab's own it is. Nor does one save wait for
-        the one before it, so that the older of two can be the last that a busy server writes.
+        back without what was opened last, whichever extension's or JupyterLab's own it is.
         """
-        self.wait_for(lambda: self.page.evaluate(LAYOUT_HAS, name) and not self._saves, 60_000)
-
-    def _note_save(self, request: Request) -> None:
-        if request.method == "PUT" and "/api/workspaces/" in request.url:
-            self._saves.add(request)
+        # `wait_for_function` takes a promise, whatever comes of it, for what it waits for
+        self.wait_for(lambda: self.page.evaluate(LAYOUT_HAS, name), 60_000)
 
     def open_panel(self) -> None:
         """Clicks on the icon in the sidebar, if the panel is not in front."""
