@@ -26,7 +26,7 @@ from nbgpu.client.embedded import find_agent
 from nbgpu.client.pool import Pool
 from notebook_kernel import NotebookKernel, notebook_kernel
 
-GONE_WITHIN_S = 20
+GONE_WITHIN_S = 90
 LOOK_AGAIN_S = 0.2
 
 
