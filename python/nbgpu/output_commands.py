@@ -110,13 +110,23 @@ def show_missed(client: SessionClient, *, follow: bool) -> None:
     for execution in found:
         replay, area = background().run(read_output(client.pool, client.id, execution, listing.last_number))
         stage = Stage()
-        show(stage, execution, replay, area.excerpt())
-        if execution.state in UNENDED:
-            if not follow:
-                continue
-            follow_to_its_end(client, execution, replay, stage, listing.last_number)
-        else:
+        if execution.state not in UNENDED:
+            show(stage, execution, replay, area.excerpt())
             say_what_it_bound(stage, client, execution, replay)
+        elif not follow:
+            show(stage, execution, replay, area.excerpt())
+            continue
+        else:
+            try:
+                show(stage, execution, replay, area.excerpt())
+                follow_to_its_end(client, execution, replay, stage, listing.last_number)
+            except KeyboardInterrupt:  # from when its first output can be seen
+                if replay.is_over:
+                    raise
+                raise FollowingStoppedError(
+                    f"no longer following {name_in_words(execution, replay.code)}, which goes on; `%gpu attach` follows"
+                    " it again, `%gpu interrupt` stops it"
+                ) from None
         client.note_shown(execution.request_id)
 
 
@@ -130,11 +140,6 @@ def follow_to_its_end(
         background().run(patiently(lambda: following.begin(client, after_number)))
         for output in following.outputs():
             stage.show(output)
-    except KeyboardInterrupt:
-        raise FollowingStoppedError(
-            f"no longer following {name_in_words(execution, replay.code)}, which goes on; `%gpu attach` follows it"
-            " again, `%gpu interrupt` stops it"
-        ) from None
     finally:
         background().run(following.close())
     ended = background().run(patiently(lambda: _again(client, execution)))
