@@ -20,7 +20,7 @@ from nbgpu_agent.model import (
     Spec,
 )
 
-_VERSION = 1
+_VERSION = 2
 _CHECKSUM = "checksum"
 
 
