@@ -8,6 +8,7 @@ import itertools
 import json
 import queue
 import random
+import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
@@ -56,8 +57,11 @@ def served(scene: ServerScene) -> Iterator[Served]:
             ).encode(),
             {"Authorization": f"token {server.token}"},
         )
-        with urllib.request.urlopen(asked, timeout=WITHIN_S) as answer:
-            kernel_id = json.loads(answer.read())["kernel"]["id"]
+        try:
+            with urllib.request.urlopen(asked, timeout=WITHIN_S) as answer:
+                kernel_id = json.loads(answer.read())["kernel"]["id"]
+        except urllib.error.HTTPError as error:
+            raise AssertionError(server.log.read_text()[-3000:]) from error
         client = BlockingKernelClient(
             connection_file=str(scene.folder / "runtime" / f"kernel-{kernel_id}.json"),
         )
