@@ -134,7 +134,7 @@ class Workplace:
             agent.terminate()
         ended, alive = psutil.wait_procs(agents, timeout=DEADLINE_S)
         assert alive == []
-        return {agent.returncode for agent in ended} - {None}
+        return {agent.returncode for agent in ended} - {None}  # type: ignore[attr-defined,unused-ignore]
 
     def left_in(self, folder: Path) -> set[str]:
         return {each.name for each in folder.iterdir()} - KEPT
