@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
@@ -15,8 +15,12 @@ ADDRESSES = ("198.18.7.1", "198.18.7.2")
 
 
 @contextmanager
-def two_namespaces() -> Iterator[tuple[str, str]]:
-    """Yields the names of two namespaces, whose addresses are ADDRESSES; they reach each other and nothing else."""
+def two_namespaces(lay_cable: Callable[[tuple[str, str]], object] | None = None) -> Iterator[tuple[str, str]]:
+    """Yields the names of two namespaces, whose addresses are ADDRESSES; they reach each other and nothing else.
+
+    Args:
+        lay_cable: Makes a device `cable` in each; None: an ordinary pair.
+    """
     names = (f"nbgpu-a-{os.getpid()}", f"nbgpu-b-{os.getpid()}")
     refuse_without_namespaces()
     made = []
@@ -24,7 +28,10 @@ def two_namespaces() -> Iterator[tuple[str, str]]:
         for name in names:
             _ip("netns", "add", name)
             made.append(name)
-        _ip("-n", names[0], "link", "add", "cable", "type", "veth", "peer", "name", "cable", "netns", names[1])
+        if lay_cable is not None:
+            lay_cable(names)
+        else:
+            _ip("-n", names[0], "link", "add", "cable", "type", "veth", "peer", "name", "cable", "netns", names[1])
         for name, address in zip(names, ADDRESSES, strict=True):
             _ip("-n", name, "address", "add", f"{address}/30", "dev", "cable")
             for device in ("lo", "cable"):
@@ -42,15 +49,17 @@ def inside(namespace: str) -> tuple[str, ...]:
 
 def refuse_without_namespaces() -> None:
     """Fails the test in CI, and skips it elsewhere, where there can be no namespaces."""
-    why = ""
-    if shutil.which("ip") is None:
-        why = "there is no `ip`: apt-get install iproute2"
-    elif os.getuid() != 0:
-        why = "only root makes network namespaces"
-    if why:
+    if why := why_no_namespaces():
         if os.environ.get("CI"):
             pytest.fail(why)
         pytest.skip(why)
+
+
+def why_no_namespaces() -> str:
+    """Returns why there can be none here; empty: there can."""
+    if shutil.which("ip") is None:
+        return "there is no `ip`: apt-get install iproute2"
+    return "only root makes network namespaces" if os.getuid() != 0 else ""
 
 
 def _ip(*arguments: str) -> None:

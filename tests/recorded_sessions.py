@@ -72,11 +72,13 @@ def raw(message: Message) -> tuple[Any, ...]:
 
 
 class RecordedClient(SessionClient):
-    """Counts the cuts that it is told of, and keeps all messages."""
+    """Counts what it is told of cuts and of messages that are no longer held, and keeps all messages."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.cuts = 0
+        self.mended = 0
+        self.dropped = 0
         self.messages: list[tuple[Any, ...]] = []
 
     def on_message(self, message: Message) -> None:
@@ -86,6 +88,14 @@ class RecordedClient(SessionClient):
     def on_cut(self) -> None:
         self.cuts += 1
         super().on_cut()
+
+    def on_mended(self) -> None:
+        self.mended += 1
+        super().on_mended()
+
+    def on_dropped(self, first: int, last: int) -> None:
+        self.dropped += last - first + 1
+        super().on_dropped(first, last)
 
 
 @dataclass

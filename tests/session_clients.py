@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import sys
+import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
@@ -42,6 +43,9 @@ class Sessions:
             return self.sessions[session_id]
         except KeyError:
             raise NoSuchSessionError(f"no session {session_id!r} here") from None
+
+    def now(self) -> float:
+        return time.time()
 
 
 @dataclass

@@ -8,10 +8,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from nbgpu_agent.journal_store import JournalStore, Stored
 from nbgpu_agent.kernel_records import KernelRecord, read_kernel_record
@@ -71,8 +71,12 @@ def find_sessions(sessions_folder: Path, kernels_folder: Path) -> Leftovers:
         if stored.problem:
             logger.warning("session %s: %s; it was moved aside", folder.name, stored.problem)
         try:
-            content = stored.state or store.read_spare_state()
-            state = state_from_json(content)
+            state, is_newer = _newest_state(store, stored)
+            if is_newer and not stored.problem:
+                # A file that was cut off is a database all the same: as it was some time before.
+                logger.warning("session %s: the end of its journal is gone", folder.name)
+            if is_newer:
+                stored = replace(stored, entries=[], last_number=state.journal_number)
             if state.id != folder.name:
                 raise ValueError(f"it is of session {state.id}")
             if not state.settled and not state.request.notebook_id:
@@ -85,6 +89,31 @@ def find_sessions(sessions_folder: Path, kernels_folder: Path) -> Leftovers:
         kernel = read_kernel_record(kernels_folder, state.kernel_id) if state.kernel_id else None
         found.append(LeftSession(state, stored, store, kernel if kernel is not None and kernel.pid else None))
     return Leftovers(found, lost)
+
+
+def _newest_state(store: JournalStore, stored: Stored) -> tuple[SessionState, bool]:
+    """Returns the state to go on with, and whether it is newer than the journal. It is written to two places.
+
+    Raises:
+        OSError, ValueError, KeyError, TypeError: Neither can be used.
+    """
+    try:
+        spare = state_from_json(store.read_spare_state())
+    except (OSError, ValueError, KeyError, TypeError):
+        if stored.state is None:
+            raise
+        return state_from_json(stored.state), False
+    try:
+        state = state_from_json(stored.state or b"")
+    except (ValueError, KeyError, TypeError):
+        return spare, stored.last_number < spare.journal_number
+    is_newer = (spare.generation, spare.journal_number) > (state.generation, state.journal_number)
+    return (spare, True) if is_newer else (state, False)
+
+
+def clock_left(leftovers: Leftovers) -> Mapping[str, Any] | None:
+    """Returns the setting of the clock by which the times of the sessions are; None if there are none."""
+    return next((each.state.clock for each in leftovers.sessions if each.state.clock is not None), None)
 
 
 async def adopt_sessions(

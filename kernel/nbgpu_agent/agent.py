@@ -8,6 +8,7 @@ import logging
 import os
 import socket
 import sys
+import time
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,7 @@ from nbgpu_agent.accounting.accounts import Accounts
 from nbgpu_agent.accounting.allowances import Grants
 from nbgpu_agent.accounting.ledger import LEDGER_FILE, Ledger
 from nbgpu_agent.audit import AUDIT_FILE, AccessAudit, AuditLog, SessionAudit
+from nbgpu_agent.clock import AgentClock
 from nbgpu_agent.ending import Ending
 from nbgpu_agent.folders import AgentFolders
 from nbgpu_agent.guardian import Guardian
@@ -153,7 +155,7 @@ async def _serve_accelerators(
     on_serving: Callable[[str], None],
     leftovers: Leftovers,
 ) -> None:
-    from nbgpu_agent.adoption import adopt_sessions
+    from nbgpu_agent.adoption import adopt_sessions, clock_left
     from nbgpu_agent.journal_store import JournalStore
     from nbgpu_agent.kernel_launcher import KernelLauncher
     from nbgpu_agent.sessions import Session
@@ -192,6 +194,8 @@ async def _serve_accelerators(
             on_executed=lambda execution: accounts.note_execution(session_id, execution),
             store=JournalStore(folders.sessions / session_id) if outlives else None,
             executor=writing,
+            now=clock,
+            clock=clock.setting if outlives else None,
         )
 
     def restore(left: LeftSession, lease: Lease, on_change: Callable[[], None]) -> Session:
@@ -209,13 +213,17 @@ async def _serve_accelerators(
             on_executed=lambda execution: accounts.note_execution(left.state.id, execution),
             state=left.state,
             stored=left.stored,
+            now=clock,
+            clock=clock.setting,
         )
 
+    clock = AgentClock(clock_left(leftovers))
     registry = SessionRegistry(
         inventory.accelerators,
         make_session,
         environments=environments,
         lease_duration_s=settings.lease_duration_s,
+        now=clock,
     )
     sampler = Sampler(
         inventory.sample,
@@ -223,14 +231,15 @@ async def _serve_accelerators(
         executor,
         interval_s=settings.sampling_interval_s,
         on_reading=lambda: _note_reading(registry, keeper, accounts, sampler),
+        now=clock,
     )
     accounts = Accounts(Ledger(folders.root / LEDGER_FILE), registry, settings.prices, settings.grants, sampler.measure)
     keeper = SessionKeeper(registry, settings.terms, deadlines=accounts.deadlines)
     host = HostKeeper(registry, settings.host_limits)
     spending = SpendingKeeper(registry, accounts, grace_s=settings.budget_grace_s)
-    audit = AuditLog(folders.root / AUDIT_FILE, registry.now) if settings.audit else None
+    audit = AuditLog(folders.root / AUDIT_FILE, time.time) if settings.audit else None
     if audit is not None:
-        registry.observers.append(SessionAudit(audit))
+        registry.observers.append(SessionAudit(audit, registry.now))
     await accounts.start()
     node = _describe_node(inventory)
     identity = AgentIdentity(
@@ -267,12 +276,17 @@ async def _serve_accelerators(
         logger.info("metrics for Prometheus: %s", exporter.address)
     await server.start()
     sampler.start()
+
+    async def follow_clock() -> None:
+        if change_s := clock.follow():
+            logger.info("the machine's clock was set by %+.0f s, and is followed", change_s)
+            sampler.forget()
+            await accounts.note_clock_set()
+
+    looks = [accounts.look, keeper.look, spending.look, host.look]
     background = [
         asyncio.create_task(
-            _keep_house(
-                registry, [accounts.look, keeper.look, spending.look, host.look], settings.idle_shutdown_s, ending
-            ),
-            name="housekeeping",
+            _keep_house(registry, looks, settings.idle_shutdown_s, ending, follow_clock), name="housekeeping"
         ),
         asyncio.create_task(_start_spares(launcher), name="spare kernels"),
     ]
@@ -380,7 +394,11 @@ def _note_reading(registry: SessionRegistry, keeper: SessionKeeper, accounts: Ac
 
 
 async def _keep_house(
-    registry: SessionRegistry, looks: Sequence[Callable[[], None]], idle_shutdown_s: float, ending: Ending
+    registry: SessionRegistry,
+    looks: Sequence[Callable[[], None]],
+    idle_shutdown_s: float,
+    ending: Ending,
+    follow_clock: Callable[[], Awaitable[None]],
 ) -> None:
     while True:
         await asyncio.sleep(_HOUSEKEEPING_S)
@@ -390,6 +408,11 @@ async def _keep_house(
                 look()
             except Exception:
                 logger.exception("the sessions could not be looked after")
+        if registry.unused_s():
+            try:
+                await follow_clock()
+            except Exception:
+                logger.exception("the machine's clock could not be followed")
         if idle_shutdown_s and registry.unused_s() >= idle_shutdown_s:
             logger.info("unused for %g s", idle_shutdown_s)
             ending.ask()

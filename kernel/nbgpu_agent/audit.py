@@ -29,13 +29,13 @@ class AuditLog:
 
     Args:
         path: Of the file.
-        now: The time, in seconds since the epoch.
+        now: The time by the machine's clock, in seconds since the epoch.
         max_bytes: After which another file is begun.
     """
 
     def __init__(self, path: Path, now: Callable[[], float], max_bytes: int = MAX_BYTES) -> None:
         self._path = path
-        self.now = now
+        self._now = now
         self._max_bytes = max_bytes
         self._is_failing = False
 
@@ -47,7 +47,7 @@ class AuditLog:
             user: Who did it; empty: the agent's owner.
             facts: Its values; None is left out.
         """
-        at = datetime.fromtimestamp(self.now(), timezone.utc).isoformat(timespec="milliseconds")
+        at = datetime.fromtimestamp(self._now(), timezone.utc).isoformat(timespec="milliseconds")
         known = {name: value for name, value in facts.items() if value is not None}
         line = json.dumps({"time": at, "event": event, "user": user or OWNER_NAME, **known}, ensure_ascii=False) + "\n"
         try:
@@ -94,10 +94,16 @@ class AccessAudit:
 
 
 class SessionAudit(SessionObserver):
-    """Records the lives of sessions."""
+    """Records the lives of sessions.
 
-    def __init__(self, log: AuditLog) -> None:
+    Args:
+        log: The log.
+        now: The time by which sessions were made.
+    """
+
+    def __init__(self, log: AuditLog, now: Callable[[], float]) -> None:
         self._log = log
+        self._now = now
 
     def session_ready(self, info: SessionInfo) -> None:
         held = info.lease.accelerators if info.lease else ()
@@ -121,7 +127,7 @@ class SessionAudit(SessionObserver):
             session=info.id,
             notebook=info.request.notebook_name or None,
             reason=reason,
-            open_s=round(max(self._log.now() - info.created_unix_s, 0.0), 3),
+            open_s=round(max(self._now() - info.created_unix_s, 0.0), 3),
             accelerator_s=round(info.accelerator_seconds, 3),
             executions=float(info.executions),
         )

@@ -16,7 +16,7 @@ from nbgpu_agent.kernels import Kernel
 from nbgpu_agent.limits.output import OutputAllowance, Passage
 from nbgpu_agent.model import Accelerator, Execution
 from nbgpu_agent.session_kernels import SessionKernels
-from nbgpu_agent.session_state import SessionState, execution_from_json, request_from_record
+from nbgpu_agent.session_state import SessionState, executions_from_records, request_from_record
 
 _LAZY_MESSAGE_TYPES = frozenset({"execute_input"})
 
@@ -74,10 +74,12 @@ class ExecutionQueue:
 
     def restore(self, state: SessionState, stored: Stored) -> None:
         """Goes on where an earlier agent was."""
-        self.record = ExecutionRecord([(at, execution_from_json(each)) for at, each in stored.executions])
+        self.record = ExecutionRecord(executions_from_records(stored.executions))
         self.count = state.executions
         self.last_active_unix_s = state.last_active_unix_s
         self.current = request_from_record(state.current) if state.current is not None else None
+        if self.current is not None:
+            self._seen.receive(self.current.request_id)  # of which the journal may be damaged, and it runs once
 
     @property
     def is_busy(self) -> bool:

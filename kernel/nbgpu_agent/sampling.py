@@ -53,6 +53,10 @@ class SampleRing:
         self._batches.append(tuple(batch))
         self.next_number += 1
 
+    def clear(self) -> None:
+        """Forgets all readings; numbers go on."""
+        self._batches.clear()
+
     def since(self, number: int) -> list[tuple[Sample, ...]]:
         """Returns the batches from the number on; those that are no longer held are left out."""
         wanted = min(self.next_number - number, len(self._batches))
@@ -109,6 +113,10 @@ class Sampler:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
+
+    def forget(self) -> None:
+        """Forgets what was recorded: its times are by another clock."""
+        self._ring.clear()
 
     def latest(self) -> tuple[Sample, ...]:
         """Returns the newest reading; empty before the first."""

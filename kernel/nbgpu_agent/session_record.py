@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from nbgpu_agent.execution_queue import ExecutionQueue
 from nbgpu_agent.executions import RequestIds
@@ -19,6 +20,7 @@ class SessionRecord:
         info: Returns what is known of the session now.
         is_settled: Whether its notebook has it.
         seen: The ids of its requests.
+        clock: By which its times are, for the next agent.
     """
 
     def __init__(
@@ -29,6 +31,7 @@ class SessionRecord:
         kernels: SessionKernels,
         executions: ExecutionQueue,
         seen: RequestIds,
+        clock: Mapping[str, Any] | None,
     ) -> None:
         self._info = info
         self._is_settled = is_settled
@@ -36,6 +39,7 @@ class SessionRecord:
         self._kernels = kernels
         self._executions = executions
         self._seen = seen
+        self._clock = clock
 
     def state_record(self) -> bytes | None:
         """Returns the session's state; None before it is ready, when there is nothing to go on with."""
@@ -62,6 +66,7 @@ class SessionRecord:
                 working_folder=info.working_folder,
                 setting=self._kernels.setting,
                 current=request_to_record(current) if current is not None and current.begun else None,
+                clock=self._clock,
             )
         )
 

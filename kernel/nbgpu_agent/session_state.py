@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
@@ -20,6 +21,7 @@ from nbgpu_agent.model import (
 )
 
 _VERSION = 2
+_CHECKSUM = "checksum"
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,8 @@ class SessionState:
     """Without variables."""
     current: Mapping[str, Any] | None = None
     """The request that runs."""
+    clock: Mapping[str, Any] | None = None
+    """`AgentClock.setting` of the agent, by which its times are."""
     version: int = field(default=_VERSION)
 
 
@@ -81,16 +85,18 @@ def state_to_json(state: SessionState) -> bytes:
         "environment": setting.environment,
         "path_entries": list(setting.path_entries),
     }
-    return json.dumps(record).encode()
+    return json.dumps({**record, _CHECKSUM: _checksum(record)}).encode()
 
 
 def state_from_json(content: bytes) -> SessionState:
     """Returns the state.
 
     Raises:
-        ValueError, KeyError, TypeError: It is none, or of another version.
+        ValueError, KeyError, TypeError: It is none, is damaged, or of another version.
     """
     record = json.loads(content)
+    if _CHECKSUM in record and record.pop(_CHECKSUM) != _checksum(record):
+        raise ValueError("the state is not what was written")
     if record["version"] != _VERSION:
         raise ValueError(f"version {record['version']} of what was written is not understood")
     request = dict(record["request"])
@@ -103,13 +109,17 @@ def state_from_json(content: bytes) -> SessionState:
     setting["path_entries"] = tuple(setting["path_entries"])
     return SessionState(
         **{
-            **record,
+            **{each.name: record[each.name] for each in fields(SessionState) if each.name in record},
             "request": SessionRequest(spec=spec, **request),
             "lease": LeaseState(**lease) if lease is not None else None,
             "kernel_exit": KernelExit(**record["kernel_exit"]) if record["kernel_exit"] is not None else None,
             "setting": KernelSetting(**setting),
         }
     )
+
+
+def _checksum(record: Mapping[str, Any]) -> int:
+    return zlib.crc32(json.dumps(record).encode())
 
 
 def lease_state(lease: Lease | None) -> LeaseState | None:
@@ -147,3 +157,14 @@ def execution_from_json(content: bytes) -> Execution:
     """
     execution = Execution(**json.loads(content))
     return replace(execution, accelerators=tuple(Accelerator(**each) for each in execution.accelerators))  # type: ignore[arg-type]
+
+
+def executions_from_records(records: Sequence[tuple[int, bytes]]) -> list[tuple[int, Execution]]:
+    """Returns the executions by their positions, from behind the last one that cannot be read on."""
+    found: list[tuple[int, Execution]] = []
+    for position, content in records:
+        try:
+            found.append((position, execution_from_json(content)))
+        except (ValueError, KeyError, TypeError):
+            found.clear()
+    return found

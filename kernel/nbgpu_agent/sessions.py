@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -68,6 +69,7 @@ class Session:
         store: Keeps it for the next agent; None: it ends with this one.
         executor: Of one thread, on which the store is used.
         state: What an earlier agent wrote down of it; to go on by `resume`.
+        clock: The setting of `now`, for the next agent.
         stored: What was in the store.
     """
 
@@ -88,6 +90,7 @@ class Session:
         executor: Executor | None = None,
         state: SessionState | None = None,
         stored: Stored | None = None,
+        clock: Mapping[str, Any] | None = None,
     ) -> None:
         self.id = session_id
         self.lease = lease
@@ -125,7 +128,9 @@ class Session:
         if state is not None and stored is not None:
             self._restore(state, stored)
             written = self.journal.last_number
-        self.record = SessionRecord(self.info, lambda: self.settled, self.journal, self.kernels, self.executions, seen)
+        self.record = SessionRecord(
+            self.info, lambda: self.settled, self.journal, self.kernels, self.executions, seen, clock
+        )
         self._keeper = JournalKeeper(self.record, self.journal, store, executor, self._note_problem, written=written)
 
     # -- Its life ---------------------------------------------------------------------------------------------------

@@ -229,12 +229,14 @@ _BY_REASON: dict[int, type[Error]] = {
     pool_pb2.CODE_REFUSED: AuthenticationError,
 }
 
+UPGRADE_HERE = "upgrade nbgpu in the notebook's environment: `pip install --upgrade nbgpu`, then restart the kernel"
+UPGRADE_THERE = "upgrade nbgpu on the agent's machine: `pip install --upgrade nbgpu`, then restart the agent"
+
 # Without an agent's reason a status is gRPC's own. INTERNAL is what a write ends with that a cut interrupts.
 _BY_STATUS: dict[grpc.StatusCode, type[Error]] = {
     grpc.StatusCode.UNAVAILABLE: AgentUnreachableError,
     grpc.StatusCode.DEADLINE_EXCEEDED: AgentUnreachableError,
     grpc.StatusCode.UNAUTHENTICATED: AuthenticationError,
-    grpc.StatusCode.UNIMPLEMENTED: VersionMismatchError,
     grpc.StatusCode.CANCELLED: AgentUnreachableError,
     grpc.StatusCode.INTERNAL: AgentUnreachableError,
 }
@@ -242,6 +244,8 @@ _BY_STATUS: dict[grpc.StatusCode, type[Error]] = {
 
 def from_message(error: pool_pb2.Error) -> Error:
     """Returns the exception for an error that an agent sent."""
+    if error.reason not in pool_pb2.Reason.values():  # of a newer agent, which says in words what it is
+        return VersionMismatchError(error.message, error.hint or UPGRADE_HERE)
     return _BY_REASON.get(error.reason, AgentFaultError)(error.message, error.hint)
 
 
@@ -250,6 +254,8 @@ def from_rpc_error(error: grpc.RpcError) -> Error:
     for key, value in error.trailing_metadata() or ():
         if key == ERROR_METADATA_KEY:
             return from_message(pool_pb2.Error.FromString(value))
+    if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+        return VersionMismatchError("the agent's nbgpu is older than this one, and does not know this", UPGRADE_THERE)
     return _BY_STATUS.get(error.code(), AgentFaultError)(f"the agent does not answer: {error.details()}")
 
 

@@ -489,6 +489,8 @@ def _tell(text: str) -> None:
 async def _latest_samples(client: SessionClient) -> list[pool_pb2.Sample]:
     """Returns the newest sample of each of the session's accelerators."""
     held = {each.id for each in client.info.accelerators}
+    if "samples" not in client.pool.capabilities:
+        return []
     async for batch in client.pool.watch_samples(history_s=3):
         newest = {sample.accelerator_id: sample for sample in batch.samples if sample.accelerator_id in held}
         return list(newest.values())

@@ -166,6 +166,8 @@ class SessionClient:
             self.kernel_exit = None
             self.kernel_generation = event.kernel_generation
             return
+        if event.kind != session_pb2.KernelEvent.ENDED:  # of a newer agent
+            return
         self.kernel_exit = event.exit
         for request in self._requests.values():
             self._note_shown(request)

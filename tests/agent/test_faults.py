@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import random
+import zlib
 from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
 
 from agent_processes import workplace
+from faults.kinds import FAULTS, judge, place_for, why_not
+from faults.links import run_in_one_cut
 from faults.notebooks import NOTEBOOK_FAULTS, NotebookScene, notebook_in, run_given_up, run_killed, undisturbed_in
-from faults.scenes import FAULTS, STDOUT, Outcome, Place, is_beginning, lost, run_cell, scene_in
+from faults.scenes import STDOUT, Outcome, Place, lost, run_cell, scene_in, without_code
+
+OWN_PLACES: dict[str, tuple[str, ...]] = {"disk": ("disk full",), "clock": ("clock set forwards", "clock set back")}
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300)]
 
@@ -24,6 +30,12 @@ async def place() -> AsyncIterator[Place]:
         assert place.end() == []
 
 
+async def run_once(place: Place, name: str, seed: int) -> Outcome:
+    moments = random.Random(seed)
+    async with scene_in(place, moments) as scene:
+        return await run_cell(scene, FAULTS[name], moments.randrange(len(STDOUT) // 2))
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def undisturbed(place: Place) -> Outcome:
     async with scene_in(place) as scene:
@@ -32,19 +44,39 @@ async def undisturbed(place: Place) -> Outcome:
     return outcome
 
 
-@pytest.mark.parametrize("name", [name for name in FAULTS if name != "kernel killed"])
+@pytest.mark.parametrize(
+    "name", [name for name in FAULTS if name not in {each for names in OWN_PLACES.values() for each in names}]
+)
 async def test_nothing_is_lost(place: Place, undisturbed: Outcome, name: str) -> None:
-    async with scene_in(place) as scene:
-        moment = random.randrange(len(STDOUT) // 2)
-        assert lost(await run_cell(scene, FAULTS[name], moment), undisturbed) == "", f"after {moment} characters"
+    seed = zlib.crc32(name.encode())
+    outcome = await run_once(place, name, seed)
+    assert judge(name, outcome, undisturbed) == "", f"with moments of seed {seed}"
 
 
-async def test_a_kernel_that_is_killed_is_said_after_what_it_printed(place: Place, undisturbed: Outcome) -> None:
-    async with scene_in(place) as scene:
-        moment = random.randrange(len(STDOUT) // 2)
-        outcome = await run_cell(scene, FAULTS["kernel killed"], moment)
-    assert outcome.error == "KernelDiedError"
-    assert is_beginning(outcome, undisturbed)
+@pytest.mark.parametrize("names", OWN_PLACES.values(), ids=list(OWN_PLACES))
+async def test_nothing_is_lost_on_a_machine_of_its_own(undisturbed: Outcome, names: tuple[str, ...]) -> None:
+    if why := why_not(names[0]):
+        if os.environ.get("CI"):
+            pytest.fail(why)
+        pytest.skip(why)
+    with workplace() as each:
+        place = Place(each)
+        with place_for(names[0], place):
+            place.start()
+            for name in names:
+                seed = zlib.crc32(name.encode())
+                outcome = await run_once(place, name, seed)
+                assert judge(name, outcome, undisturbed) == "", f"{name}, with moments of seed {seed}"
+            assert place.end() == []
+
+
+async def test_sessions_whose_links_are_cut_at_once_all_come_back_and_their_people_are_told(
+    place: Place, undisturbed: Outcome
+) -> None:
+    seed = random.randrange(1 << 30)
+    for outcome, untold in await run_in_one_cut(place, 3, random.Random(seed), cut_s=1.0):
+        assert lost(without_code(outcome), without_code(undisturbed)) == "", f"with moments of seed {seed}"
+        assert untold == ""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

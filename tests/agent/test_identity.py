@@ -109,6 +109,13 @@ def test_a_code_expires(users: UserStore, clock: Clock) -> None:
         users.pair(late, "")
 
 
+def test_a_code_is_not_good_for_longer_when_the_clock_is_set_back(users: UserStore, clock: Clock) -> None:
+    code = users.invite("alice")
+    clock.time_s -= 3 * 3600
+    with pytest.raises(CodeRefusedError):
+        users.pair(code, "")
+
+
 @pytest.mark.parametrize("code", ["", "ABCD-EFGH-JKMN-PQRS", "' OR 1=1 --", "\ud800", "x" * 1000])
 def test_what_is_no_code_is_refused(users: UserStore, code: str) -> None:
     users.invite("alice")

@@ -101,7 +101,7 @@ async def notebook_in(place: Place) -> AsyncIterator[NotebookScene]:
 
 async def undisturbed_in(scene: NotebookScene) -> Outcome:
     """Runs the cell to its end."""
-    outcome = _outcome((await asyncio.to_thread(scene.kernel.run, _code(next(scene.numbers)))).messages)
+    outcome = outcome_of((await asyncio.to_thread(scene.kernel.run, code_of(next(scene.numbers)))).messages)
     assert not outcome.error, outcome.error
     return outcome
 
@@ -118,11 +118,11 @@ async def run_killed(scene: NotebookScene, moments: random.Random, fault: LinkFa
     gate = scene.folder / f"gate {number}"
     kernel = scene.kernel
     kill_after = moments.randrange(_BEFORE_GATE if fault is not None else len(STDOUT) * 9 // 10)
-    cell = kernel.start(_code(number, gate if fault is not None else None))
+    cell = kernel.start(code_of(number, gate if fault is not None else None))
     await asyncio.to_thread(kernel.listen, cell, lambda cell: len(cell.text()) >= kill_after)
     await asyncio.to_thread(kernel.kill)
     if await asyncio.to_thread(kernel.take_rest, cell):
-        return _outcome(cell.messages)
+        return outcome_of(cell.messages)
     await asyncio.to_thread(kernel.restart)
     await asyncio.to_thread(kernel.run, "%load_ext nbgpu")
     attached = kernel.start("%gpu attach")
@@ -136,7 +136,7 @@ async def run_killed(scene: NotebookScene, moments: random.Random, fault: LinkFa
             await asyncio.to_thread(kernel.finish, attached)
     else:
         await asyncio.to_thread(kernel.finish, attached)
-    return _outcome(_of_run(attached, number))
+    return outcome_of(of_run(attached, number))
 
 
 async def run_given_up(scene: NotebookScene) -> tuple[str, Outcome]:
@@ -145,7 +145,7 @@ async def run_given_up(scene: NotebookScene) -> tuple[str, Outcome]:
     gate = scene.folder / f"gate {number}"
     kernel = scene.kernel
     await asyncio.to_thread(kernel.run, "from nbgpu.client import connection\nconnection.GIVE_UP_AFTER_S = 0.5")
-    cell = kernel.start(_code(number, gate))
+    cell = kernel.start(code_of(number, gate))
     await asyncio.to_thread(kernel.listen, cell, lambda cell: "line" in cell.text())
     scene.link.take_down()
     await asyncio.to_thread(kernel.finish, cell)
@@ -158,10 +158,10 @@ async def run_given_up(scene: NotebookScene) -> tuple[str, Outcome]:
     assert not await asyncio.to_thread(kernel.listen, attached, lambda cell: last in cell.text())
     gate.touch()
     await asyncio.to_thread(kernel.finish, attached)
-    return cell.errors[0]["ename"], _outcome(_of_run(attached, number))
+    return cell.errors[0]["ename"], outcome_of(of_run(attached, number))
 
 
-def _code(number: int, gate: Path | None = None) -> str:
+def code_of(number: int, gate: Path | None = None) -> str:
     """Returns the cell, known by its first line; it waits for the gate, if there is one."""
     waits = f"    while i == {GATE_LINE} and not __import__('os').path.exists({str(gate)!r}): time.sleep(0.01)\n"
     loop = "for i in range(600):\n"
@@ -169,7 +169,7 @@ def _code(number: int, gate: Path | None = None) -> str:
     return f"%%gpu\nrun = {number}" + (CELL if gate is None else CELL.replace(loop, loop + waits))
 
 
-def _of_run(attached: Cell, number: int) -> list[dict[str, Any]]:
+def of_run(attached: Cell, number: int) -> list[dict[str, Any]]:
     """Returns what was shown between the lines that tell of the run."""
     said = [each["content"].get("text", "") for each in attached.messages]
     headings = [index for index, text in enumerate(said) if text.startswith("▸ ")]
@@ -183,7 +183,8 @@ def _of_run(attached: Cell, number: int) -> list[dict[str, Any]]:
     ]
 
 
-def _outcome(messages: list[dict[str, Any]]) -> Outcome:
+def outcome_of(messages: list[dict[str, Any]]) -> Outcome:
+    """Returns what a front end was sent, to be compared."""
     found: list[tuple[Any, ...]] = []
     for each in messages:
         kind, content = each["msg_type"], each["content"]

@@ -6,11 +6,12 @@ import asyncio
 import contextlib
 import json
 import os
+import random
 import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, TypeVar
 
 from agent_processes import Workplace
 from fakes.link import Link, link_to
@@ -43,11 +44,18 @@ class Place:
     workplace: Workplace
     process: Any = None
     port: int = 0
+    options: tuple[str, ...] = ()
     environment: dict[str, str] = field(default_factory=dict)
+    program: str = ""
+    """Runs the agent in a way of its own; empty: as people run it."""
 
     def start(self) -> None:
         self.process = self.workplace.start(
-            f"--listen=127.0.0.1:{self.port}", f"--folder={self.workplace.folder}", NBGPU_AGENT_TOKEN=TOKEN
+            f"--listen=127.0.0.1:{self.port}",
+            f"--folder={self.workplace.folder}",
+            *self.options,
+            program=self.program,
+            **{"NBGPU_AGENT_TOKEN": TOKEN, **self.environment},
         )
         line = self.process.stdout.readline()
         assert line, self.workplace.log()
@@ -75,6 +83,8 @@ class Scene:
     place: Place
     notebook: Notebook
     link: Link
+    moments: random.Random
+    """Chooses what else there is to choose."""
 
 
 @dataclass(frozen=True)
@@ -85,9 +95,21 @@ class Outcome:
     """Everything that answered the cell, neighbouring pieces of a stream as one."""
     error: str = ""
     """Name of the exception, if the cell ended with one."""
+    dropped: int = field(default=0, compare=False)
+    """Messages of which it was said that they are not held any more."""
 
 
 Fault = Callable[[Scene], Awaitable[None]]
+
+
+class HasNotebook(Protocol):
+    """In which a cell runs."""
+
+    @property
+    def notebook(self) -> Notebook: ...
+
+
+S = TypeVar("S", bound=HasNotebook)
 
 
 async def cut_link(scene: Scene) -> None:
@@ -141,43 +163,41 @@ async def kill_kernel(scene: Scene) -> None:
                 process.send_signal(signal.SIGKILL)
 
 
-FAULTS: dict[str, Fault] = {
-    "link cut": cut_link,
-    "link half-open": half_open,
-    "link slow": slow_link,
-    "agent killed": kill_agent,
-    "agent killed twice": kill_agent_twice,
-    "agent killed, back late": kill_agent_for_long,
-    "kernel killed": kill_kernel,
-}
-
-
 @contextlib.asynccontextmanager
-async def scene_in(place: Place) -> AsyncIterator[Scene]:
+async def scene_in(place: Place, moments: random.Random | None = None) -> AsyncIterator[Scene]:
     """A session of the place's agent, over a link."""
     async with (
         link_to(place.port) as link,
         Pool(link.target, TOKEN) as pool,
         Pool(f"127.0.0.1:{place.port}", TOKEN) as direct,
+        session_of(pool, direct, link) as notebook,
     ):
-        spec = pool_pb2.Spec(alternatives=[pool_pb2.Alternative(type="H100", count=1)], text="H100")
-        request = pool_pb2.OpenSessionRequest(spec=spec, notebook_id=os.urandom(4).hex())
-        async with contextlib.aclosing(direct.open_session(request)) as updates:
-            *_, ready = [update async for update in updates]
-        client = RecordedClient(pool, ready.session, lambda: False, Recorder, None)
-        try:
-            await client.connect()
-            yield Scene(place, Notebook(link, client, direct), link)
-        finally:
-            await client.disconnect()
-            await direct.close_session(ready.session.id)
+        yield Scene(place, notebook, link, moments or random.Random())
 
 
-async def run_cell(scene: Scene, fault: Fault | None = None, after_characters: int = 0) -> Outcome:
+@contextlib.asynccontextmanager
+async def session_of(pool: Pool, direct: Pool, link: Link) -> AsyncIterator[Notebook]:
+    """A session whose client uses a pool, and is watched over another connection to it."""
+    spec = pool_pb2.Spec(alternatives=[pool_pb2.Alternative(type="H100", count=1)], text="H100")
+    request = pool_pb2.OpenSessionRequest(spec=spec, notebook_id=os.urandom(4).hex())
+    async with contextlib.aclosing(direct.open_session(request)) as updates:
+        *_, ready = [update async for update in updates]
+    client = RecordedClient(pool, ready.session, lambda: False, Recorder, None)
+    try:
+        await client.connect()
+        yield Notebook(link, client, direct)
+    finally:
+        await client.disconnect()
+        await direct.close_session(ready.session.id)
+
+
+async def run_cell(
+    scene: S, fault: Callable[[S], Awaitable[None]] | None = None, after_characters: int = 0, code: str = CELL
+) -> Outcome:
     """Runs the cell, with the fault once so much of its output has come."""
     notebook = scene.notebook
     first = len(notebook.client.messages)
-    request, recorder = await notebook.send(CELL)
+    request, recorder = await notebook.send(code)
     answering = asyncio.create_task(notebook.answer(request))
     if fault is not None:
         await until(lambda: len(recorder.text) >= after_characters or answering.done())
@@ -187,7 +207,15 @@ async def run_cell(scene: Scene, fault: Fault | None = None, after_characters: i
         await answering
     except errors.Error as failure:
         error = type(failure).__name__
-    return Outcome(tuple(normalised(notebook.client.messages[first:])), error)
+    messages = notebook.client.messages[first:]
+    if code != CELL:  # one that waits, which is to say nothing else
+        messages = [each for each in messages if each[1]["msg_type"] != "execute_input"]
+    return Outcome(tuple(normalised(messages)), error, notebook.client.dropped)
+
+
+def without_code(outcome: Outcome) -> Outcome:
+    """Returns what came but for the code, to be compared with what came of a cell that waits."""
+    return replace(outcome, output=tuple(each for each in outcome.output if each[1] != "execute_input"))
 
 
 def lost(found: Outcome, undisturbed: Outcome) -> str:
@@ -213,6 +241,23 @@ def is_beginning(found: Outcome, undisturbed: Outcome) -> bool:
         "".join(text for kind, text in _streams(each.output) if kind == "stdout") for each in (found, undisturbed)
     )
     return whole.startswith(mine)
+
+
+def is_part(found: Outcome, undisturbed: Outcome) -> bool:
+    """Says whether all that came is output of an undisturbed run, in its order, with pieces missing between."""
+    for name in ("stdout", "stderr"):
+        mine, whole = (
+            "".join(text for kind, text in _streams(each.output) if kind == name) for each in (found, undisturbed)
+        )
+        at = 0
+        for line in mine.splitlines(keepends=True):
+            if line.startswith("nbgpu: "):  # says how much is missing
+                continue
+            at = whole.find(line, at)
+            if at < 0:
+                return False
+            at += len(line)
+    return True
 
 
 def _streams(output: Sequence[Any]) -> list[tuple[str, str]]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Iterator
 
 import pytest
 
 from agent_processes import until, workplace
-from network_namespaces import ADDRESSES, inside, two_namespaces
+from faults.network import GONE, run_over_network, why_no_network
+from network_namespaces import ADDRESSES, inside, refuse_without_namespaces, two_namespaces
 from secured_agents import Machine
 
 CELLS = """
@@ -103,3 +105,13 @@ async def main():
             break
 asyncio.run(main())
 """
+
+
+@pytest.mark.parametrize(("name", "times"), [("network loses 1 %", 1), (GONE, 2)])
+def test_output_is_the_same_over_a_network_that_is_bad_or_gone_for_a_while(name: str, times: int) -> None:
+    refuse_without_namespaces()
+    if why := why_no_network():
+        pytest.skip(why)
+    seed = random.randrange(1 << 30)
+    found, left = run_over_network(name, times, seed, dark_s=1.0)
+    assert (found.losses, left) == ([], []), f"with moments of seed {seed}"

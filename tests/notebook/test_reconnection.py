@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 
 from agent_processes import workplace
+from fakes.link import link_to
 from nbgpu import errors
 from nbgpu.client import connection, mending, shown
 from nbgpu.client.executions import list_executions
+from nbgpu.client.pool import Pool
 from nbgpu_protocol.v1 import pool_pb2
 from recorded_sessions import (
     DEADLINE_S,
@@ -287,3 +289,11 @@ async def until_shown(notebook: Notebook, count: int) -> None:
             await asyncio.sleep(0.01)
 
     await asyncio.wait_for(look(), DEADLINE_S)
+
+
+async def test_a_call_over_a_connection_that_has_died_meanwhile_reaches_the_agent(agent: RunningAgent) -> None:
+    async with link_to(agent.port) as link, Pool(link.target, agent.token) as pool:
+        await pool.handshake()
+        link.cut_after([1], to_client=False)  # as soon as something is said, which is when it is noticed
+        await pool.list_sessions()
+        assert link.cuts_ahead == 0

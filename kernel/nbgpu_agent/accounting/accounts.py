@@ -105,6 +105,16 @@ class Accounts(SessionObserver):
         except sqlite3.Error:
             logger.exception("the ledger of what was used cannot be read")
 
+    async def note_clock_set(self) -> None:
+        """Finds out again what was spent in this month, as it may be another. While no session is open."""
+        await self._written()
+        self._rows_unix_s = self._registry.now()
+        began = self._month_began_unix_s = month_began(self._rows_unix_s)
+        try:
+            self._month = await self._in_thread(lambda: self._ledger.totals("owner", began))
+        except sqlite3.Error:
+            logger.exception("the ledger of what was used cannot be read")
+
     async def close(self) -> None:
         """Writes what is not written yet, and closes the ledger."""
         self._take_rows()

@@ -21,6 +21,8 @@ from nbgpu_agent.errors import CodeRefusedError, InvalidRequestError, Unauthenti
 from nbgpu_agent.identity.caller import Caller
 
 CODE_LIFETIME_S = 15 * 60.0
+_CLOCK_SLACK_S = 60.0
+"""By how much the clock may be set back between a code and its use."""
 TOKEN_LIFETIME_S = 90 * 86_400.0
 MAX_CLIENT_NAME_CHARACTERS = 64
 _USER = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")
@@ -203,7 +205,9 @@ class UserStore:
                 " FROM codes JOIN users ON users.name = codes.user WHERE hash = ?",
                 (code_hash,),
             ).fetchone()
-            if row is None or row[2] <= now or required_user not in (None, row[0]):
+            # One that is good for longer than a code ever is was made before the clock was set back.
+            is_current = row is not None and now < row[2] <= now + CODE_LIFETIME_S + _CLOCK_SLACK_S
+            if not is_current or required_user not in (None, row[0]):
                 raise CodeRefusedError(
                     "the code is wrong, was used before, or is older than 15 minutes",
                     "ask the agent's owner for another: `nbgpu agent invite USER`",

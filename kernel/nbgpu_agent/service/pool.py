@@ -152,7 +152,7 @@ class PoolService(pool_pb2_grpc.PoolServicer):
     async def ListSessions(  # noqa: N802
         self, request: pool_pb2.ListSessionsRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pool_pb2.ListSessionsResponse:
-        return pool_pb2.ListSessionsResponse(sessions=self._sessions())
+        return pool_pb2.ListSessionsResponse(sessions=self._sessions(), time_unix_s=self._registry.now())
 
     @translated
     async def RenewLease(  # noqa: N802

@@ -116,6 +116,7 @@ class SessionService(session_pb2_grpc.SessionServicer):
             ],
             last_number=session.journal.last_number,
             dropped_until=session.journal.dropped_until,
+            time_unix_s=self._registry.now(),
         )
 
     @translated

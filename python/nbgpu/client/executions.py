@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TypeVar
 
 from nbgpu import errors
+from nbgpu.client.agent_times import to_own_clock
 from nbgpu.client.pool import DEADLINE_S, Pool
 from nbgpu.errors import translated
 from nbgpu_protocol.v1 import pool_pb2, session_pb2
@@ -52,6 +53,7 @@ async def list_executions(pool: Pool, session_id: str) -> session_pb2.ListExecut
         response: session_pb2.ListExecutionsResponse = await pool.session.ListExecutions(
             request, metadata=pool.metadata, timeout=DEADLINE_S
         )
+    to_own_clock(response, response.time_unix_s)
     return response
 
 

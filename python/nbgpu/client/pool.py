@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from types import TracebackType
 from typing import Any
@@ -12,6 +13,7 @@ import grpc.aio
 
 import nbgpu
 from nbgpu import errors
+from nbgpu.client.agent_times import to_own_clock
 from nbgpu.client.mending import Mender
 from nbgpu.client.trust import TLS_OPTIONS, Trust, UntrustedAgentError, fetch_trust, is_tls
 from nbgpu.errors import translated
@@ -24,12 +26,31 @@ DEADLINE_S = 10.0
 KERNEL_DEADLINE_S = 120.0
 """For calls that end or start a kernel."""
 
+_REPEATED = ("Handshake", "ListOffers", "ListSessions", "RenewLease", "CloseSession", "AttachSession", "DetachSession")
+"""Calls that may reach the agent twice, and change nothing the second time."""
+_SERVICE_CONFIG = {
+    "methodConfig": [
+        {
+            "name": [{"service": "nbgpu.v1.Pool", "method": method} for method in _REPEATED],
+            # A connection on which nothing was said for long may be dead, which is seen by the first call only.
+            "retryPolicy": {
+                "maxAttempts": 3,
+                "initialBackoff": "0.1s",
+                "maxBackoff": "0.4s",
+                "backoffMultiplier": 2,
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            },
+        }
+    ]
+}
+
 _CHANNEL_OPTIONS: Sequence[tuple[str, Any]] = (
     ("grpc.default_authority", "localhost"),  # a Unix socket's path is no authority
     ("grpc.max_receive_message_length", 8 << 20),
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.enable_http_proxy", 0),
+    ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2_000),
     # How long an attempt may take: by default 20 s, which a tunnel's end takes that is there when the agent is not.
@@ -146,12 +167,14 @@ class Pool:
     async def list_sessions(self) -> list[pool_pb2.SessionInfo]:
         with translated():
             response = await self._pool.ListSessions(pool_pb2.ListSessionsRequest(), **self._call(DEADLINE_S))
+        to_own_clock(response, response.time_unix_s)
         return list(response.sessions)
 
     async def watch(self) -> AsyncIterator[pool_pb2.PoolState]:
         """Yields the pool's whole state now, and again after every change."""
         with translated():
             async for state in self._pool.WatchPool(pool_pb2.WatchPoolRequest(), metadata=self.metadata):
+                to_own_clock(state, state.time_unix_s)
                 yield state
 
     async def open_session(self, request: pool_pb2.OpenSessionRequest) -> AsyncGenerator[pool_pb2.SessionUpdate, None]:

@@ -557,10 +557,12 @@ class ListSessionsRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class ListSessionsResponse(_message.Message):
-    __slots__ = ("sessions",)
+    __slots__ = ("sessions", "time_unix_s")
     SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    TIME_UNIX_S_FIELD_NUMBER: _ClassVar[int]
     sessions: _containers.RepeatedCompositeFieldContainer[SessionInfo]
-    def __init__(self, sessions: _Optional[_Iterable[_Union[SessionInfo, _Mapping]]] = ...) -> None: ...
+    time_unix_s: float
+    def __init__(self, sessions: _Optional[_Iterable[_Union[SessionInfo, _Mapping]]] = ..., time_unix_s: _Optional[float] = ...) -> None: ...
 
 class RenewLeaseRequest(_message.Message):
     __slots__ = ("session_id", "duration_s", "idle_close_s")

@@ -185,14 +185,16 @@ class ListExecutionsRequest(_message.Message):
     def __init__(self, session_id: _Optional[str] = ..., after_number: _Optional[int] = ...) -> None: ...
 
 class ListExecutionsResponse(_message.Message):
-    __slots__ = ("executions", "last_number", "dropped_until")
+    __slots__ = ("executions", "last_number", "dropped_until", "time_unix_s")
     EXECUTIONS_FIELD_NUMBER: _ClassVar[int]
     LAST_NUMBER_FIELD_NUMBER: _ClassVar[int]
     DROPPED_UNTIL_FIELD_NUMBER: _ClassVar[int]
+    TIME_UNIX_S_FIELD_NUMBER: _ClassVar[int]
     executions: _containers.RepeatedCompositeFieldContainer[_pool_pb2.Execution]
     last_number: int
     dropped_until: int
-    def __init__(self, executions: _Optional[_Iterable[_Union[_pool_pb2.Execution, _Mapping]]] = ..., last_number: _Optional[int] = ..., dropped_until: _Optional[int] = ...) -> None: ...
+    time_unix_s: float
+    def __init__(self, executions: _Optional[_Iterable[_Union[_pool_pb2.Execution, _Mapping]]] = ..., last_number: _Optional[int] = ..., dropped_until: _Optional[int] = ..., time_unix_s: _Optional[float] = ...) -> None: ...
 
 class NoteSavedRequest(_message.Message):
     __slots__ = ("session_id", "cell_ids")
