@@ -216,7 +216,7 @@ class AgentApp(LimitSettings, IsolationSettings, JupyterApp):  # type: ignore[mi
         raise_file_limit()
         address, token, generated = self._address_and_token(read_record(folders.root))
         isolation = self.find_isolation(folders, self._identity_folder(), tls=address.tls)
-        if not isolation.is_on:
+        if isolation.ids is None:
             folders.close_to_others()
         if isolation.problem:
             self.log.warning("%s; hint: %s", isolation.problem, isolation.hint)

@@ -29,17 +29,20 @@ from nbgpu_agent.channels import Channel, KernelChannels, message_parts
 from nbgpu_agent.errors import KernelDiedError, KernelFailedError
 from nbgpu_agent.isolation.choosing import Isolation
 from nbgpu_agent.isolation.os_user import OsUser, acting, own_folder, passable
+from nbgpu_agent.isolation.sandboxed_process import SandboxedProcess, outside_numbers
 from nbgpu_agent.journal import DEFAULT_LIMIT_BYTES
+from nbgpu_agent.kernel_confinement import Confinement, find_confinement
 from nbgpu_agent.kernel_environment import base_variables
 from nbgpu_agent.kernel_folders import RECORD_FILE, SHORT_FOLDER_PREFIX, KernelFolders
 from nbgpu_agent.kernel_processes import Acknowledgement, AdoptedProcess, KernelProcess
-from nbgpu_agent.model import KernelExit
+from nbgpu_agent.model import Accelerator, KernelExit
 from nbgpu_agent.outbox_files import read_outbox_files
 from nbgpu_agent.processes import (
     MARKER_VARIABLE,
     ProcessTable,
     end_processes,
     end_processes_now,
+    marked_pids,
     signal_group,
     signal_process,
     start_time,
@@ -92,6 +95,8 @@ class Kernel:
         os_user: As whom it runs; None: as the agent.
         adopted: The process, if it is one that an earlier agent started.
         runtime_folder: Of that one: where its sockets are.
+        sandboxed: Whether it runs in a sandbox.
+        confinement: What it is started in, if that is one.
     """
 
     def __init__(
@@ -105,14 +110,19 @@ class Kernel:
         os_user: OsUser | None = None,
         adopted: AdoptedProcess | None = None,
         runtime_folder: Path | None = None,
+        sandboxed: bool = False,
+        confinement: Confinement | None = None,
     ) -> None:
         self.id = kernel_id
+        self.sandboxed = sandboxed or confinement is not None
         self.os_user = os_user
         self.python = python
         self.python_version = ""
         self.ending_asked_for = False
         self.ended_because = ""
-        self._folders = KernelFolders(kernel_id, folder, os_user, runtime_folder=runtime_folder)
+        self._folders = KernelFolders(
+            kernel_id, folder, os_user, runtime_folder=runtime_folder, sandboxed=self.sandboxed
+        )
         self._launcher = launcher
         self._loop = asyncio.get_running_loop()
         self._stacks_lock = asyncio.Lock()
@@ -122,12 +132,12 @@ class Kernel:
             self._folders.make_first()
         self.acknowledgement = Acknowledgement(folder)
         try:
-            self._process: KernelProcess = adopted or self._start_process(variables)
+            self._process: KernelProcess = adopted or self._start_process(variables, confinement)
             threading.Thread(target=self._wait, name=f"kernel-{kernel_id}", daemon=True).start()
             if adopted is None:
                 self._write_record(self._process.pid)
             self.channels = KernelChannels(launcher.context, self._folders.socket_prefix, f"nbgpu-{kernel_id}".encode())
-            if os_user is None or (adopted is not None and self._folders.sealed):
+            if not self._is_apart or (adopted is not None and self._folders.sealed):
                 self.channels.connect()  # else once nobody can put another's sockets there
         except BaseException:
             end_processes_now([kernel_id])
@@ -135,13 +145,12 @@ class Kernel:
             self._folders.remove()
             raise
 
-    def _start_process(self, variables: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    def _start_process(self, variables: Mapping[str, str], confinement: Confinement | None) -> KernelProcess:
         # Written down before it is made, so that the next agent finds it whenever this one is killed.
         self._write_record(None)
         folders = self._folders
         folders.make()
         own_variables = {
-            "JPY_PARENT_PID": str(os.getpid()),
             "NBGPU_OUTBOX_FOLDER": str(folders.own),
             "NBGPU_OUTBOX_BYTES": str(self._launcher.journal_bytes),
             "NBGPU_STACKS_FILE": str(folders.stacks),
@@ -149,9 +158,14 @@ class Kernel:
             "TMPDIR": str(folders.temporary),
             MARKER_VARIABLE: self.id,
         }
+        command = [self.python, str(_KERNEL_SCRIPT), "-f", str(folders.connection), *_KERNEL_ARGUMENTS]
+        if confinement is None:
+            own_variables["JPY_PARENT_PID"] = str(os.getpid())
+        else:
+            command = confinement.command(command, folders, ends_with_agent=not self._launcher.kernels_outlive_agent)
         with open(self._log_path, "ab") as log:
-            return subprocess.Popen(
-                [self.python, str(_KERNEL_SCRIPT), "-f", str(folders.connection), *_KERNEL_ARGUMENTS],
+            process = subprocess.Popen(
+                command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -160,6 +174,12 @@ class Kernel:
                 start_new_session=True,
                 **(self.os_user.process_arguments() if self.os_user is not None else {}),
             )
+        return process if confinement is None else SandboxedProcess(process)
+
+    @property
+    def _is_apart(self) -> bool:
+        """Whether it has no right to what is the agent's."""
+        return self.sandboxed or self.os_user is not None
 
     @property
     def pid(self) -> int:
@@ -201,9 +221,11 @@ class Kernel:
             if not self.alive:
                 raise KernelDiedError("the kernel has ended, so it has no stacks")
             whereabouts = self._folders.whereabouts
-            ranks, known = await asyncio.to_thread(self._acting, read_groups, whereabouts, self.id, self.uid)
+            numbers = await asyncio.to_thread(self._outside_numbers) if self.sandboxed else None
+            ranks, known = await asyncio.to_thread(self._acting, read_groups, whereabouts, self.id, self.uid, numbers)
             own = StackSource(self.pid, self._folders.stacks, send_request=self._request_stacks)
-            processes = await take_stacks([own, *ranks], os_user=self.os_user)
+            seen_by = self.pid if self.sandboxed else None
+            processes = await take_stacks([own, *ranks], os_user=self.os_user, seen_by=seen_by)
             if not processes[0].dump:
                 raise KernelDiedError(
                     f"the kernel did not show its stacks within {ANSWER_WITHIN_S:g} s",
@@ -212,6 +234,9 @@ class Kernel:
             dumps = [each.dump for each in processes]
             cells = await asyncio.to_thread(self._acting, read_cells, whereabouts, known, dumps)
             return Stacks(tuple(processes), cells)
+
+    def _outside_numbers(self) -> Mapping[int, int]:
+        return outside_numbers(self.pid, marked_pids().get(self.id, ()))
 
     def _acting(self, function: Callable[..., T], *arguments: Any) -> T:
         with acting(self.os_user):
@@ -281,7 +306,7 @@ class Kernel:
 
         self.channels.on_message = on_message
         deadline = self._loop.time() + timeout_s
-        if self.os_user is not None:
+        if self._is_apart:
             await self._connect_sealed(deadline, timeout_s)
         # What the kernel publishes before the subscription arrives is lost, so it is asked until both have come.
         while not both.done():
@@ -301,6 +326,10 @@ class Kernel:
                 raise self._failed(f"the kernel of {self.python} ended while it started")
             if self._loop.time() > deadline:
                 raise self._failed(f"the kernel of {self.python} did not listen within {timeout_s:g} s")
+        if isinstance(self._process, SandboxedProcess):
+            if not await asyncio.to_thread(self._process.find):
+                raise self._failed(f"the kernel of {self.python} ended while it started")
+            self._write_record(self._process.pid)
         if wrong := self._folders.seal_sockets():
             raise self._failed(f"the kernel of {self.python} is not talked to: {wrong}")
         self.channels.connect()
@@ -422,6 +451,7 @@ class Kernel:
             "start_time": start_time(pid) if pid is not None else None,
             "runtime_folder": str(self._folders.runtime),
             "user": [self.os_user.uid, self.os_user.gid] if self.os_user is not None else None,
+            "sandboxed": self.sandboxed,
         }
         new = self._folders.record.with_name(f"{RECORD_FILE}.new")
         new.write_text(json.dumps(record))
@@ -506,7 +536,15 @@ class KernelLauncher:
         with contextlib.suppress(OSError):
             self._folder.rmdir()
 
-    async def take(self, python: str, working_folder: Path, variables: Mapping[str, str], *, owner: str = "") -> Kernel:
+    async def take(
+        self,
+        python: str,
+        working_folder: Path,
+        variables: Mapping[str, str],
+        *,
+        owner: str = "",
+        accelerators: Sequence[Accelerator] = (),
+    ) -> Kernel:
         """Returns a kernel that is ready, in the folder and with the variables: a spare one, or a new one.
 
         Args:
@@ -514,10 +552,11 @@ class KernelLauncher:
             working_folder: Of its session.
             variables: Environment variables, besides those that every kernel has.
             owner: The user whose blobs it reads; empty: the agent's owner.
+            accelerators: Of its session, whose devices it sees where it sees none else.
 
         Raises:
             KernelFailedError: It does not start.
-            IsolationError: There is no user of the operating system for the owner.
+            IsolationError: There is no user of the operating system for the owner, or no device of an accelerator.
         """
         python = python or self._default_python
         os_user = self.isolation.os_user(owner)
@@ -535,7 +574,8 @@ class KernelLauncher:
             else:
                 self._start_refill(python)
                 return spare
-        kernel = await self._start(python, os_user)
+        confinement = find_confinement(self.isolation, owner, working_folder, accelerators)
+        kernel = await self._start(python, os_user, confinement)
         try:
             await kernel.assign(variables, working_folder, blobs_folder)
         except BaseException:
@@ -563,6 +603,7 @@ class KernelLauncher:
             os_user=record.os_user,
             adopted=process,
             runtime_folder=record.runtime_folder,
+            sandboxed=record.sandboxed,
         )
         self._kernels[kernel.id] = kernel
         self._start_trimming()
@@ -577,6 +618,8 @@ class KernelLauncher:
         wanted = self.isolation.os_user(owner)
         if kernel.uid != (wanted.uid if wanted is not None else None):
             raise LookupError("sessions of its owner run as another user of the operating system by now")
+        if kernel.sandboxed != (self.isolation.bubblewrap is not None):
+            raise LookupError(f"sessions run {'outside of' if kernel.sandboxed else 'in'} sandboxes by now")
 
     def make_folder(self, session_id: str, owner: str = "") -> Path:
         """Makes a session's own folder, to work in. Removed by `remove_folder`."""
@@ -598,7 +641,9 @@ class KernelLauncher:
                 return spare
         return None
 
-    async def _start(self, python: str, os_user: OsUser | None = None) -> Kernel:
+    async def _start(
+        self, python: str, os_user: OsUser | None = None, confinement: Confinement | None = None
+    ) -> Kernel:
         if self._closed:
             raise KernelFailedError("the agent is ending and starts no kernels")
         if os_user is None:
@@ -606,9 +651,11 @@ class KernelLauncher:
         else:
             passable(self._folder)
         kernel_id = secrets.token_hex(8)
-        variables = base_variables(os.environ, self._environment_variables, Path(python), os_user)
+        named = confinement.user if confinement is not None else os_user
+        variables = base_variables(os.environ, self._environment_variables, Path(python), named)
+        folder = self._folder / kernel_id
         try:
-            kernel = Kernel(kernel_id, self._folder / kernel_id, python, variables, self, os_user=os_user)
+            kernel = Kernel(kernel_id, folder, python, variables, self, os_user=os_user, confinement=confinement)
         except OSError as error:
             shutil.rmtree(self._folder / kernel_id, ignore_errors=True)
             raise KernelFailedError(
@@ -672,6 +719,7 @@ class KernelRecord:
     runtime_folder: Path
     os_user: OsUser | None = None
     """As whom it runs, as far as files need it; None: as the agent."""
+    sandboxed: bool = False
 
     @property
     def runs(self) -> bool:
@@ -689,6 +737,7 @@ def read_kernel_record(folder: Path, kernel_id: str) -> KernelRecord | None:
             started if isinstance(started, float) else None,
             Path(record["runtime_folder"]),
             OsUser("", int(user[0]), int(user[1]), Path()) if user is not None else None,
+            record.get("sandboxed") is True,
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -219,7 +219,7 @@ class Session:
     def folders(self) -> list[Path]:
         """Returns the folders on the node that are its own: to work in, unless that is another's, and temporary."""
         found = [self._kernel.temporary_folder] if self._kernel is not None else []
-        if self._working_folder is not None and not self._request.working_folder:
+        if self._working_folder is not None and self._asked_folder is None:
             found.append(self._working_folder)
         return found
 
@@ -310,10 +310,16 @@ class Session:
 
     def make_working_folder(self) -> Path:
         """Returns the folder that its kernels work in: the one that was asked for, else one of its own."""
-        asked = Path(self._request.working_folder) if self._request.working_folder else None
+        asked = self._asked_folder
         return (
             asked if asked is not None and asked.is_dir() else self._launcher.make_folder(self.id, self._request.owner)
         )
+
+    @property
+    def _asked_folder(self) -> Path | None:
+        if not self._request.working_folder or (self.confined and self.owner):  # which would be anybody's
+            return None
+        return Path(self._request.working_folder)
 
     @property
     def owner(self) -> str:
@@ -324,6 +330,11 @@ class Session:
     def os_user(self) -> OsUser | None:
         """As whom its kernels run, and who its files are; None: the agent."""
         return self._launcher.isolation.os_user(self._request.owner)
+
+    @property
+    def confined(self) -> bool:
+        """Whether its kernels run in sandboxes, and its files are to be reached by no link that leads out."""
+        return self._launcher.isolation.bubblewrap is not None
 
     def note_phase(self, phase: Phase, detail: str = "") -> None:
         """Notes how far it is on its way to its first kernel.
@@ -851,7 +862,13 @@ class Session:
         self._on_change()
         variables = lease_variables(self.id, self.lease)
         taking = asyncio.ensure_future(
-            self._launcher.take(self.setting.python, self._working_folder, variables, owner=self._request.owner)
+            self._launcher.take(
+                self.setting.python,
+                self._working_folder,
+                variables,
+                owner=self._request.owner,
+                accelerators=self.lease.accelerators if self.lease is not None else (),
+            )
         )
         self._taking = taking
         try:
