@@ -32,7 +32,7 @@ from nbgpu_protocol.v1 import (
     session_pb2_grpc,
 )
 
-DEADLINE_S = 60
+DEADLINE_S = 120
 KEPT = {"agent.lock", "start.lock", "agent.log", "usage.sqlite3", "audit.jsonl"}
 """What may stay in an agent's folder: removing a lock is a race, and logs and accounts are there to be read."""
 

@@ -13,7 +13,7 @@ from playwright.sync_api import Locator, Page, expect
 
 from jupyter_servers import JupyterServer
 
-WAIT_MS = 20_000
+WAIT_MS = 60_000
 T = TypeVar("T")
 LAB_ARGUMENTS = ("--LabApp.expose_app_in_browser=True", "--LabApp.extension_manager=readonly")
 KERNEL_READY = """async () => {

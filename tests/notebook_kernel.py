@@ -17,7 +17,7 @@ from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import KernelManager
 
-WITHIN_S = 60.0
+WITHIN_S = 180
 
 
 @dataclass

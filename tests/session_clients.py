@@ -19,14 +19,14 @@ from as_owner import AsOwner
 from nbgpu_agent.blobs import BlobStore
 from nbgpu_agent.ends import RecentEnds
 from nbgpu_agent.errors import NoSuchSessionError
-from nbgpu_agent.kernels import KernelLauncher
+from nbgpu_agent.kernel_launcher import KernelLauncher
 from nbgpu_agent.model import Accelerator, Lease, SessionRequest
 from nbgpu_agent.service.session import add_session_service
 from nbgpu_agent.sessions import Session
 from nbgpu_protocol.fragments import MessageAssembler, split_message
 from nbgpu_protocol.v1 import session_pb2, session_pb2_grpc
 
-DEADLINE_S = 60.0
+DEADLINE_S = 120.0
 CPU_LEASE = Lease("lease-1", (Accelerator("cpu", 0, "CPU", "CPU", 0, shared=True),), granted_unix_s=0.0)
 
 

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from nbgpu_agent.journal_store import JournalStore, Stored
-from nbgpu_agent.kernels import KernelRecord, read_kernel_record
+from nbgpu_agent.kernel_records import KernelRecord, read_kernel_record
 from nbgpu_agent.model import Accelerator, Lease
 from nbgpu_agent.session_state import SessionState, state_from_json
 
 if TYPE_CHECKING:
-    from nbgpu_agent.kernels import KernelLauncher
+    from nbgpu_agent.kernel_launcher import KernelLauncher
     from nbgpu_agent.registry import SessionRegistry
     from nbgpu_agent.sessions import Session
 

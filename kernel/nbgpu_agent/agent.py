@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from nbgpu_agent.environments.session_environments import SessionEnvironments
     from nbgpu_agent.identity.certificates import Identity
     from nbgpu_agent.identity.users import UserStore
-    from nbgpu_agent.kernels import KernelLauncher
+    from nbgpu_agent.kernel_launcher import KernelLauncher
     from nbgpu_agent.service.exporter import Exporter
 
 logger = logging.getLogger(__name__)
@@ -155,7 +155,7 @@ async def _serve_accelerators(
 ) -> None:
     from nbgpu_agent.adoption import adopt_sessions
     from nbgpu_agent.journal_store import JournalStore
-    from nbgpu_agent.kernels import KernelLauncher
+    from nbgpu_agent.kernel_launcher import KernelLauncher
     from nbgpu_agent.sessions import Session
     from nbgpu_agent.user_blobs import UserBlobs
 

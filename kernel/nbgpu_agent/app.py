@@ -210,7 +210,7 @@ class AgentApp(LimitSettings, IsolationSettings, JupyterApp):  # type: ignore[mi
     def _run(self, folders: AgentFolders) -> None:
         from nbgpu_agent.adoption import Leftovers, find_sessions
         from nbgpu_agent.agent import serve
-        from nbgpu_agent.kernels import reap_leftovers
+        from nbgpu_agent.kernel_records import reap_leftovers
         from nbgpu_agent.processes import raise_file_limit
 
         raise_file_limit()
@@ -357,7 +357,7 @@ class AgentApp(LimitSettings, IsolationSettings, JupyterApp):  # type: ignore[mi
         self.log.error("did not end within %g s; what its threads do follows", END_WITHIN_S)
         faulthandler.dump_traceback()
         if self._folders is not None:
-            from nbgpu_agent.kernels import reap_leftovers
+            from nbgpu_agent.kernel_records import reap_leftovers
 
             for leftover in reap_leftovers(self._folders.kernels):
                 self.log.warning("%s", leftover)

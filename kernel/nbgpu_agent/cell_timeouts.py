@@ -12,6 +12,7 @@ import math
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
+from nbgpu_agent.background_tasks import BackgroundTasks
 from nbgpu_agent.errors import KernelDiedError
 from nbgpu_agent.journal import CellTimedOut
 from nbgpu_agent.stacks import Stacks
@@ -57,7 +58,7 @@ class CellTimeouts:
         self._tell = tell
         self._interrupt = interrupt
         self._end_kernel = end_kernel
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = BackgroundTasks()
 
     def bound(self, cell: BoundedCell, timeout_s: float, grace_s: float | None = None) -> None:
         """Bounds a cell that has just begun.
@@ -67,9 +68,7 @@ class CellTimeouts:
             timeout_s: From now on.
             grace_s: What it has to end after it was interrupted; None: the usual.
         """
-        task = asyncio.ensure_future(self._bound(cell, timeout_s, GRACE_S if grace_s is None else grace_s))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks.begin(self._bound(cell, timeout_s, GRACE_S if grace_s is None else grace_s))
 
     async def _bound(self, cell: BoundedCell, timeout_s: float, grace_s: float) -> None:
         if await is_over_within(cell, timeout_s):

@@ -12,11 +12,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from nbgpu_agent.cell_timeouts import timeout_of
+from nbgpu_agent.measuring import Measure
 from nbgpu_agent.model import Accelerator, Execution
 
 MAX_RECORDED = 1000
 _REMEMBERED_REQUESTS = 100_000
 _SHOWN = 20
+_UNMEASURED = 21
 _MAX_CELL_ID_CHARACTERS = 200
 _MAX_DIGEST_CHARACTERS = 100
 _MAX_SHOWN_CHARACTERS = 16 << 10
@@ -145,9 +147,13 @@ class ExecutionRecord:
         self._ended = collections.deque((each for _, each in ended), maxlen=MAX_RECORDED)
         self._next_position = ended[-1][0] + 1 if ended else 0
         self._changed: dict[int, Execution] = {}
+        self._unmeasured: collections.deque[Execution] = collections.deque(maxlen=_UNMEASURED)
 
     def add(self, execution: Execution) -> None:
+        """Remembers one that has ended; what its accelerators did is known after the next reading."""
         self._ended.append(execution)
+        if any(not each.shared for each in execution.accelerators):
+            self._unmeasured.append(execution)
         self._changed[self._next_position] = execution
         self._next_position += 1
 
@@ -158,6 +164,21 @@ class ExecutionRecord:
     def last(self) -> tuple[Execution, ...]:
         """Returns those that are shown with a session, newest last."""
         return tuple(itertools.islice(self._ended, max(0, len(self._ended) - _SHOWN), None))
+
+    def measure(self, measure: Measure) -> bool:
+        """Adds what accelerators did, where there is a reading by now; returns whether anything was added."""
+        added = False
+        for execution in tuple(self._unmeasured):
+            assert execution.ended_unix_s is not None
+            ids = {each.id for each in execution.accelerators}
+            if (found := measure(ids, execution.started_unix_s, execution.ended_unix_s)) is not None:
+                self._unmeasured.remove(execution)
+                added |= self.complete(
+                    execution,
+                    mean_utilisation_percent=found.mean_utilisation_percent,
+                    peak_memory_bytes=found.peak_memory_bytes,
+                )
+        return added
 
     def complete(
         self, execution: Execution, *, mean_utilisation_percent: float | None, peak_memory_bytes: int | None

@@ -22,24 +22,25 @@ class Confinement:
         sandbox: Of its user.
         working_folder: Of its session, to which it may write.
         devices: Files of /dev that it sees, beside those that every process has.
+        ends_with_agent: Whether it is killed when the agent ends.
     """
 
     sandbox: Sandbox
     working_folder: Path
     devices: Sequence[Path]
+    ends_with_agent: bool
 
     @property
     def user(self) -> OsUser | None:
         """Whose name and home it has; None: the agent's own."""
         return self.sandbox.user
 
-    def command(self, arguments: Sequence[str], folders: KernelFolders, *, ends_with_agent: bool) -> list[str]:
+    def command(self, arguments: Sequence[str], folders: KernelFolders) -> list[str]:
         """Returns the command that starts the kernel.
 
         Args:
             arguments: Which starts it outside.
             folders: The kernel's, made.
-            ends_with_agent: Whether it is killed when the agent ends.
         """
         return self.sandbox.command(
             arguments,
@@ -48,12 +49,17 @@ class Confinement:
             readable=folders.readable,
             writable=(*folders.writable, self.working_folder),
             devices=self.devices,
-            ends_with_agent=ends_with_agent,
+            ends_with_agent=self.ends_with_agent,
         )
 
 
 def find_confinement(
-    isolation: Isolation, owner: str, working_folder: Path, accelerators: Sequence[Accelerator]
+    isolation: Isolation,
+    owner: str,
+    working_folder: Path,
+    accelerators: Sequence[Accelerator],
+    *,
+    ends_with_agent: bool,
 ) -> Confinement | None:
     """Returns what a kernel of the owner's is to be started in; None: in nothing.
 
@@ -61,4 +67,6 @@ def find_confinement(
         IsolationError: There is no device file of an accelerator.
     """
     sandbox = isolation.sandbox(owner)
-    return Confinement(sandbox, working_folder, device_files(accelerators)) if sandbox is not None else None
+    if sandbox is None:
+        return None
+    return Confinement(sandbox, working_folder, device_files(accelerators), ends_with_agent)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from nbgpu_agent.model import Sample
 
@@ -14,6 +15,10 @@ class Measurement:
 
     mean_utilisation_percent: float | None = None
     peak_memory_bytes: int | None = None
+
+
+Measure: TypeAlias = Callable[[Collection[str], float, float], Measurement | None]
+"""Says what accelerators did from one time to another; None while there is no reading from after that."""
 
 
 def measure(

@@ -52,6 +52,10 @@ class Lease:
     granted_unix_s: float
     expires_unix_s: float | None = None
 
+    def accelerator_seconds(self, now_unix_s: float) -> float:
+        """Returns for how long it has been held, times what is held of it alone."""
+        return sum(not each.shared for each in self.accelerators) * max(now_unix_s - self.granted_unix_s, 0.0)
+
 
 @dataclass(frozen=True)
 class Offer:

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING
 
+from nbgpu_agent.ends import no_such_session
 from nbgpu_agent.errors import NoSuchSessionError
 from nbgpu_agent.identity.caller import Caller, current_caller
 from nbgpu_agent.model import (
@@ -23,7 +24,6 @@ from nbgpu_agent.model import (
     SessionRequest,
     SessionUpdate,
 )
-from nbgpu_agent.registry import no_such_session
 
 if TYPE_CHECKING:
     from nbgpu_agent.environments.session_environments import SessionEnvironments

@@ -9,7 +9,7 @@ from pathlib import Path
 from nbgpu_agent.errors import AgentError
 from nbgpu_agent.folders import locked_folder
 from nbgpu_agent.guardian import TOKEN_FILE
-from nbgpu_agent.kernels import reap_leftovers
+from nbgpu_agent.kernel_records import reap_leftovers
 
 
 def reap(root: Path, token: str) -> None:

@@ -5,37 +5,30 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import secrets
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, TypeAlias
 
-from nbgpu_agent.ends import RecentEnds
-from nbgpu_agent.environments.progress import Progress
+from nbgpu_agent.background_tasks import BackgroundTasks
+from nbgpu_agent.ends import RecentEnds, no_such_session
 from nbgpu_agent.errors import (
-    BusyError,
     InvalidRequestError,
     NoSuchSessionError,
     SessionsOpenError,
     ShuttingDownError,
-    WithdrawnError,
 )
 from nbgpu_agent.leases import LeaseLedger
 from nbgpu_agent.model import (
     Accelerator,
-    Alternative,
-    EnvironmentFacts,
-    KernelState,
     Lease,
     Phase,
     SessionInfo,
     SessionRequest,
     SessionUpdate,
-    Spec,
 )
+from nbgpu_agent.notebook_sessions import find_session
 from nbgpu_agent.observing import SessionObserver
-from nbgpu_agent.placement import Waiting, satisfies
+from nbgpu_agent.openings import Openings
 from nbgpu_agent.sampling import Held
 from nbgpu_agent.state import Changes
 
@@ -79,10 +72,8 @@ class SessionRegistry:
         self._now = now
         self._sessions: dict[str, Session] = {}
         self._closing: dict[str, asyncio.Task[None]] = {}
-        self._openings: dict[tuple[str, tuple[Alternative, ...] | None], _Opening] = {}
-        self._untaken: dict[str, _Opening] = {}
+        self._openings = Openings(self, self.ledger, environments, on_change=self.changes.notify, now=now)
         self._owners: dict[str, str] = {}
-        self._anonymous_openings = 0
         self._users = 0
         self._unused_since_s = time.monotonic()
         self._shutting_down = False
@@ -90,8 +81,8 @@ class SessionRegistry:
         self.observers: list[SessionObserver] = []
         self.admit: Callable[[SessionRequest], None] = lambda request: None
         """Asked about every request for a new session; raises what it is refused with."""
-        self._cleanups: set[asyncio.Task[None]] = set()
-        self._lost: dict[str, str] = {}
+        self.background = BackgroundTasks()
+        """What is begun on behalf of sessions, and is waited for when the agent ends."""
 
     def get(self, session_id: str) -> Session:
         """Returns the session.
@@ -102,7 +93,7 @@ class SessionRegistry:
         try:
             return self._sessions[session_id]
         except KeyError:
-            raise no_such_session(session_id, self._lost.get(session_id, "")) from None
+            raise no_such_session(session_id, self.ends.why_lost(session_id)) from None
 
     def note_lost(self, lost: Mapping[str, str], owner: str | None = None) -> None:
         """Notes why sessions of an earlier agent are not here.
@@ -111,7 +102,7 @@ class SessionRegistry:
             lost: By their ids.
             owner: The user whose they were; None: unknown, and nobody but an administrator is told.
         """
-        self._lost.update(lost)
+        self.ends.note_lost(lost)
         if owner is not None:
             self._owners.update(dict.fromkeys(lost, owner))
 
@@ -144,7 +135,7 @@ class SessionRegistry:
 
         The session that comes of one has its id; closing that withdraws the request.
         """
-        return [info for opening in self._openings.values() if (info := opening.waiting_info()) is not None]
+        return self._openings.waiting()
 
     def owner_of(self, session_id: str) -> str | None:
         """Returns whose a session is, or was, or a request for one; None where that is not known any more."""
@@ -226,7 +217,7 @@ class SessionRegistry:
 
     def unused_s(self) -> float:
         """Returns for how long there has been neither a session nor a request for one nor a watcher."""
-        if self._users or self._sessions or self._openings or self._closing:
+        if self._users or self._sessions or self._openings or self.background:
             return 0.0
         return time.monotonic() - self._unused_since_s
 
@@ -238,7 +229,7 @@ class SessionRegistry:
             yield
         finally:
             self._users -= 1
-            self._touch()
+            self.touch()
 
     async def open(
         self, request: SessionRequest, *, no_wait: bool = False, existing_only: bool = False
@@ -258,9 +249,8 @@ class SessionRegistry:
         """
         if self._shutting_down:
             raise ShuttingDownError("the agent is ending")
-        if (found := self._find(request)) is not None:
-            if (opened := self._untaken.get(found.id)) is not None:
-                opened.take()
+        if (found := self._of_notebook(request)) is not None:
+            self._openings.take(found.id)
             yield SessionUpdate(Phase.READY, session=found.info(), existing=True)
             return
         if existing_only:
@@ -268,9 +258,12 @@ class SessionRegistry:
                 f"the notebook has no session{f' on {request.spec.text}' if request.spec else ''} here",
                 "open one with `%gpu attach`",
             )
-        opening = self._join_or_begin(request, no_wait=no_wait)
-        updates = opening.watch(no_wait=no_wait)
-        async with contextlib.aclosing(updates):
+        if (opening := self._openings.find(request)) is None:
+            self.admit(request)
+            opening = self._openings.begin(request, self.background, no_wait=no_wait)
+            self._owners[opening.id] = request.owner
+            self._forget_old_owners()
+        async with contextlib.aclosing(opening.watch(no_wait=no_wait)) as updates:
             async for update in updates:
                 yield update
 
@@ -283,7 +276,7 @@ class SessionRegistry:
             tell: It is not its user's doing: the notebook is told when it opens its next session.
         """
         if session_id not in self._sessions:
-            await self._withdraw(session_id)
+            await self._openings.withdraw(session_id)
             return
         await asyncio.shield(self.begin_closing(session_id, reason, tell=tell))
 
@@ -297,31 +290,19 @@ class SessionRegistry:
             self._closing[session_id] = closing
         return closing
 
-    async def _withdraw(self, session_id: str) -> None:
-        for opening in self._openings.values():
-            if opening.id == session_id:
-                await asyncio.shield(opening.withdraw(WithdrawnError("the request was withdrawn")))
-                return
-
     async def close_all(self, reason: str) -> None:
         """Withdraws every request, ends every session; from now on there is no new one."""
         self._shutting_down = True
-        for opening in list(self._openings.values()):
-            opening.withdraw(ShuttingDownError("the agent is ending"))
-        while self._cleanups or self._sessions:
-            await asyncio.gather(
-                *(self.close(session_id, reason) for session_id in list(self._sessions)),
-                *list(self._cleanups),
-                return_exceptions=True,
-            )
+        self._openings.withdraw_all(ShuttingDownError("the agent is ending"))
+        while self.background or self._sessions:
+            closing = (self.close(session_id, reason) for session_id in list(self._sessions))
+            await asyncio.gather(*closing, self.background.wait(), return_exceptions=True)
 
     async def leave_all(self) -> None:
         """Withdraws every request, and leaves every session that is ready to the next agent."""
         self._shutting_down = True
-        for opening in list(self._openings.values()):
-            opening.withdraw(ShuttingDownError("the agent is ending"))
-        while self._cleanups:
-            await asyncio.gather(*list(self._cleanups), return_exceptions=True)
+        self._openings.withdraw_all(ShuttingDownError("the agent is ending"))
+        await self.background.wait()
         await asyncio.gather(*(session.leave() for session in self._sessions.values()))
 
     def refuse_if_open(self) -> None:
@@ -330,7 +311,7 @@ class SessionRegistry:
         Raises:
             SessionsOpenError: There are sessions, or requests for some.
         """
-        count = len(self._sessions) + sum(not opening.has_session for opening in self._openings.values())
+        count = len(self._sessions) + self._openings.count_without_session()
         if count:
             raise SessionsOpenError(
                 f"{count} session{'s are' if count > 1 else ' is'} open",
@@ -359,56 +340,31 @@ class SessionRegistry:
                 logger.info("the lease of session %s expired", session.id)
                 self.begin_closing(session.id, "its lease expired", tell=True)
 
-    def _find(self, request: SessionRequest) -> Session | None:
-        """Returns the notebook's session that satisfies the spec, the one attached last if there are several."""
-        if not request.notebook_id:
-            return None
-        found = [
-            session
-            for session in self._sessions.values()
-            if session.id not in self._closing and _belongs(session.info(), request)
-        ]
-        infos = {session.id: session.info() for session in found}
-        return max(
-            found,
-            key=lambda session: (infos[session.id].attached_unix_s, infos[session.id].last_active_unix_s),
-            default=None,
-        )
-
-    def _join_or_begin(self, request: SessionRequest, *, no_wait: bool) -> _Opening:
-        # Two users may name the same notebook, which makes it two.
-        notebook = f"{request.owner}\0{request.notebook_id}"
-        key = (notebook, request.spec.alternatives if request.spec else None)
-        if not request.notebook_id:
-            self._anonymous_openings += 1
-            key = (f"\0\0{self._anonymous_openings}", None)  # nobody can ask for the same
-        if (opening := self._openings.get(key)) is None and request.notebook_id and request.spec is None:
-            opening = next((each for (of, _), each in self._openings.items() if of == notebook), None)
-        if opening is None:
-            self.admit(request)
-            opening = _Opening(self, request, no_wait=no_wait, on_end=lambda: self._forget(key))
-            self._openings[key] = opening
-            self._owners[opening.id] = request.owner
-            self._forget_old_owners()
-        opening.no_wait = opening.no_wait and no_wait
-        return opening
+    def _of_notebook(self, request: SessionRequest) -> Session | None:
+        infos = [session.info() for session in self._sessions.values() if session.id not in self._closing]
+        found = find_session(request, infos)
+        return self._sessions[found.id] if found is not None else None
 
     def _forget_old_owners(self) -> None:
-        open_ids = self._sessions.keys() | {opening.id for opening in self._openings.values()}
+        open_ids = self._sessions.keys() | self._openings.ids()
         while len(self._owners) > max(_REMEMBERED_OWNERS, len(open_ids)):
             del self._owners[next(each for each in self._owners if each not in open_ids)]
 
-    def _forget(self, key: tuple[str, tuple[Alternative, ...] | None]) -> None:
-        self._openings.pop(key, None)
-        self._touch()
-
-    def make_session(self, opening: _Opening, request: SessionRequest, lease: Lease) -> Session:
-        """Returns a new session on the lease, listed and not started."""
-        session = self._make_session(opening.id, request, lease, self.changes.notify)
-        self._sessions[session.id] = session
-        self._untaken[session.id] = opening
+    def make_session(self, session_id: str, request: SessionRequest, lease: Lease) -> Session:
+        """Returns a new session on the lease, listed and not started. From here on, closing it frees the lease."""
+        session = self._sessions[session_id] = self._make_session(session_id, request, lease, self.changes.notify)
         self.changes.notify()
         return session
+
+    def note_ready(self, session: Session) -> str:
+        """Notes that the session's first kernel runs; returns what its notebook is to be told of one before."""
+        info = session.info()
+        for observer in self.observers:
+            observer.session_ready(info)
+        accelerators = info.lease.accelerators if info.lease is not None else ()
+        logger.info("session %s opened on %s", session.id, ", ".join(each.id for each in accelerators))
+        end = self.ends.take_of_notebook(info.request.owner, info.request.notebook_id)
+        return end.in_words() if end is not None else ""
 
     async def _close(self, session: Session, reason: str) -> None:
         try:
@@ -420,214 +376,21 @@ class SessionRegistry:
                 observer.session_ended(session.info(), reason)
             # Only now: its processes had the accelerators until here.
             self._sessions.pop(session.id, None)
-            self._untaken.pop(session.id, None)
+            self._openings.forget(session.id)
             self._closing.pop(session.id, None)
             if self.environments is not None:
                 self.environments.forget(session.id)
             if session.lease is not None:
                 self.ledger.release(session.lease.id)
-            self._touch()
+            self.touch()
             self.changes.notify()
             logger.info("session %s closed: %s", session.id, reason)
 
     def settle(self, session_id: str) -> None:
         """Notes that the session is its notebook's from now on, whoever leaves."""
-        self._untaken.pop(session_id, None)
         if (session := self._sessions.get(session_id)) is not None:
             session.settle()
 
-    def in_background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(work)
-        self._cleanups.add(task)
-        task.add_done_callback(self._cleanups.discard)
-        return task
-
-    def _touch(self) -> None:
+    def touch(self) -> None:
+        """Notes that somebody has just used the agent."""
         self._unused_since_s = time.monotonic()
-
-
-class _Opening:
-    """A session on its way to READY, watched by those who asked for it; it is undone when the last of them leaves."""
-
-    def __init__(
-        self, registry: SessionRegistry, request: SessionRequest, *, no_wait: bool, on_end: Callable[[], None]
-    ) -> None:
-        self.id = secrets.token_hex(8)
-        """Of the session that comes of it."""
-        self._request = request
-        self._created_unix_s = registry.now()
-        self._registry = registry
-        self._updates: list[SessionUpdate] = []
-        self._arrived = asyncio.Event()
-        self._watchers = 0
-        self.taken = False  # a watcher has gone on from READY: the session is its notebook's
-        self.no_wait = no_wait  # whether all who asked said so
-        self._session: Session | None = None
-        self._error: Exception | None = None
-        self._on_end = on_end
-        self._task = registry.in_background(self._run(request))
-
-    @property
-    def has_session(self) -> bool:
-        return self._session is not None
-
-    def waiting_info(self) -> SessionInfo | None:
-        """Returns what is to be told of it while it waits for accelerators; None before and after."""
-        update = self._updates[-1] if self._updates else None
-        if update is None or update.phase is not Phase.QUEUED or self._error is not None:
-            return None
-        return SessionInfo(
-            id=self.id,
-            request=self._request,
-            phase=Phase.QUEUED,
-            lease=None,
-            kernel_state=KernelState.STARTING,
-            kernel_generation=0,
-            created_unix_s=self._created_unix_s,
-            last_active_unix_s=self._created_unix_s,
-            executing=None,
-            executions=0,
-            kernel_exit=None,
-            python_version="",
-            working_folder="",
-            queue_position=update.queue_position,
-            queue_length=update.queue_length,
-            detail=update.detail,
-        )
-
-    def take(self) -> None:
-        """Makes the session its notebook's: it stays, whoever leaves."""
-        self.taken = True
-        if self._session is not None:
-            self._registry.settle(self._session.id)
-
-    async def watch(self, *, no_wait: bool) -> AsyncGenerator[SessionUpdate, None]:
-        """Yields every update from the first on, and raises what the opening fails with."""
-        self._watchers += 1
-        position = 0
-        try:
-            while True:
-                arrived = self._arrived
-                while position < len(self._updates):
-                    update = self._updates[position]
-                    position += 1
-                    if update.phase is Phase.QUEUED:
-                        if no_wait:
-                            raise BusyError("the notebook's request for the same waits already", "wait, or cancel it")
-                        if position < len(self._updates):
-                            continue  # only the newest place in the queue matters
-                    yield update
-                    if update.phase is Phase.READY:
-                        self.take()
-                        return
-                if self._error is not None:
-                    raise self._error
-                await arrived.wait()
-        finally:
-            self._watchers -= 1
-            if not self._watchers and not self.taken:
-                await asyncio.shield(self.withdraw(ShuttingDownError("the request was withdrawn")))
-
-    def withdraw(self, error: Exception) -> asyncio.Task[None]:
-        """Undoes it, wherever it is; whoever still watches gets the error. Returns the task that does so."""
-        self._error = self._error or error
-        return self._registry.in_background(self._undo())
-
-    async def _undo(self) -> None:
-        self._task.cancel()
-        await asyncio.wait([self._task])
-        if self._session is not None and not self.taken:
-            await self._registry.close(self._session.id, "its request was withdrawn")
-        self._tell(None)
-
-    async def _run(self, request: SessionRequest) -> None:
-        try:
-            await self._open(request)
-        except Exception as error:  # noqa: BLE001
-            self._error = self._error or error  # why it was withdrawn says more than what came of that
-            if self._session is not None:
-                await self._registry.close(self._session.id, "its kernel did not start")
-        finally:
-            self._on_end()
-            self._tell(None)
-
-    async def _open(self, request: SessionRequest) -> None:
-        ledger = self._registry.ledger
-        spec = request.spec or ledger.preferred()
-        lease_request = ledger.request(spec, no_wait=self.no_wait)
-        try:
-            async for state in lease_request.states():
-                if isinstance(state, Waiting):
-                    self._tell(SessionUpdate(Phase.QUEUED, state.position, state.length, state.detail))
-            lease = lease_request.lease
-            assert lease is not None, "the last state is the lease"
-            if request.spec is None:
-                spec = Spec((Alternative(lease.accelerators[0].type, 1),), lease.accelerators[0].type)
-            session = self._registry.make_session(self, replace(request, spec=spec), lease)
-        except BaseException:
-            ledger.withdraw(lease_request)
-            raise
-        self._session = session  # from here on, closing it frees the lease
-        self._tell(SessionUpdate(Phase.PLACING, session=replace(session.info(), phase=Phase.PLACING)))
-        await self._materialise(session, request.snapshot_digest)
-        self._tell(SessionUpdate(Phase.STARTING, session=replace(session.info(), phase=Phase.STARTING)))
-        await session.start()
-        for observer in self._registry.observers:
-            observer.session_ready(session.info())
-        logger.info("session %s opened on %s", session.id, ", ".join(each.id for each in lease.accelerators))
-        end = self._registry.ends.take_of_notebook(request.owner, request.notebook_id)
-        self._tell(SessionUpdate(Phase.READY, session=session.info(), notice=end.in_words() if end else ""))
-
-    async def _materialise(self, session: Session, snapshot_digest: str) -> None:
-        environments = self._registry.environments
-        if not snapshot_digest or environments is None:
-            return
-        session.note_phase(Phase.MATERIALISING)
-
-        def tell(progress: Progress) -> None:
-            session.note_environment(environment_in_progress(progress))
-            session.note_phase(Phase.MATERIALISING, progress.in_words())
-            self._tell(SessionUpdate(Phase.MATERIALISING, detail=progress.in_words(), session=session.info()))
-
-        await environments.prepare(session, snapshot_digest, tell)
-
-    def _tell(self, update: SessionUpdate | None) -> None:
-        if update is not None:
-            self._updates.append(update)
-        self._registry.changes.notify()
-        arrived, self._arrived = self._arrived, asyncio.Event()
-        arrived.set()
-
-
-def no_such_session(session_id: str, why: str = "") -> NoSuchSessionError:
-    """Returns what is said of a session that is not there, and of another user's in the same words.
-
-    Args:
-        why: It ended with an earlier agent; empty: it did not, or that is nothing to be told.
-    """
-    return NoSuchSessionError(
-        f"session {session_id!r} ended with the agent that had it: {why}"
-        if why
-        else f"no session {session_id!r} here; it is closed, or the agent was started anew",
-        "open another with `%gpu attach`",
-    )
-
-
-def environment_in_progress(progress: Progress) -> EnvironmentFacts:
-    """Returns what is told of an environment while it is built."""
-    known = bool(progress.total)
-    return EnvironmentFacts(
-        own=True,
-        done=progress.done if known else None,
-        total=progress.total if known else None,
-        current=progress.current,
-    )
-
-
-def _belongs(info: SessionInfo, request: SessionRequest) -> bool:
-    return (
-        info.phase is Phase.READY
-        and info.request.owner == request.owner
-        and info.request.notebook_id == request.notebook_id
-        and (request.spec is None or (info.lease is not None and satisfies(request.spec, info.lease.accelerators)))
-    )

@@ -29,7 +29,7 @@ GROUP_PATTERN = "*.group"
 STACKS_REQUEST = "nbgpu_stacks_request"
 ALL_THREADS_MARK = "nbgpu: all threads\n"
 """Written before what answers a message."""
-ANSWER_WITHIN_S = 2.0
+ANSWER_WITHIN_S = 5.0
 _MESSAGE_WITHIN_S = 0.5
 _MAIN_THREAD_ALONE = re.compile(r"^Stack \(most recent call first\):\n(?:  .*\n?)*", re.MULTILINE)
 _POLL_S = 0.01

@@ -65,7 +65,7 @@ wrap(getattr(owner, {kind!r}) if {kind!r} else owner, {name!r}, {when!r}, lambda
 
 MOMENTS = [
     ("nbgpu_agent.folders", "_lock", "after"),
-    ("nbgpu_agent.kernels", "reap_leftovers", "before"),
+    ("nbgpu_agent.kernel_records", "reap_leftovers", "before"),
     ("nbgpu_agent.folders:AgentFolders", "make_socket_path", "after"),
     ("nbgpu_agent.accelerators.inventory", "find_accelerators", "before"),
     ("nbgpu_agent.service.server", "bind", "after"),

@@ -164,13 +164,13 @@ async def test_what_a_cell_is_known_again_by_is_kept_and_so_is_that_its_notebook
             executions = (await listed(client)).executions
             assert [(each.source_digest, each.shown_before) for each in executions] == [("sha256:1", "[]")] * 3
             assert not any(each.settled for each in executions)
-            session.new_executions()
+            session.record.new_executions()
 
             request = session_pb2.SettleExecutionsRequest(session_id=session.info().id, cell_ids=["cell-1", ""])
             await client.stub.SettleExecutions(request)
             executions = (await listed(client)).executions
             assert [(each.settled, each.shown) for each in executions] == [(True, True), (False, False), (True, True)]
-            written = [execution_from_json(each) for _, each in session.new_executions()[0]]
+            written = [execution_from_json(each) for _, each in session.record.new_executions()[0]]
             assert [(each.cell_id, each.settled) for each in written] == [("cell-1", True)] * 2
             shown = session_info_message(session.info(), UNKNOWN_NODE, PriceList())
             assert [(each.source_digest, each.shown_before) for each in shown.last_executions] == [("sha256:1", "")] * 3

@@ -19,7 +19,8 @@ import pytest
 
 from nbgpu_agent.errors import KernelFailedError
 from nbgpu_agent.kernel_environment import base_variables, lease_variables
-from nbgpu_agent.kernels import KernelLauncher, reap_leftovers
+from nbgpu_agent.kernel_launcher import KernelLauncher
+from nbgpu_agent.kernel_records import reap_leftovers
 from nbgpu_agent.model import Accelerator, Lease, SessionRequest
 from nbgpu_agent.processes import MARKER_VARIABLE, marked_pids
 from nbgpu_agent.sessions import Session
@@ -213,7 +214,7 @@ async def test_closing_while_it_starts_leaves_nothing(tmp_path: Path) -> None:
 OWNER = """
 import asyncio, sys
 from pathlib import Path
-from nbgpu_agent.kernels import KernelLauncher
+from nbgpu_agent.kernel_launcher import KernelLauncher
 
 async def main():
     launcher = KernelLauncher(
@@ -313,14 +314,14 @@ def test_reaping_hits_no_stranger_with_a_number_of_old(tmp_path: Path) -> None:
 
 @pytest.mark.asyncio
 async def test_a_log_that_grows_is_cut_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nbgpu_agent.kernels.MAX_LOG_BYTES", 8000)
+    monkeypatch.setattr("nbgpu_agent.kernel_log.MAX_LOG_BYTES", 8000)
     async with run_service(tmp_path) as service:
         session = await service.open()
         async with connect(service) as client:
             await client.run("import os\nfor i in range(2000): os.write(1, b'line %d\\n' % i)")
-            await wait_for(lambda: "line 1999\n" in session.log_tail(0))
-            assert session._kernel is not None
-            session._kernel.trim_log()
-            assert len(session.log_tail(0)) == 2000
+            await wait_for(lambda: "line 1999\n" in session.kernels.log_tail(0))
+            assert session.kernels.kernel is not None
+            session.kernels.kernel.log.trim()
+            assert len(session.kernels.log_tail(0)) == 2000
             await client.run("import os; os.write(1, b'the end\\n')")
-            await wait_for(lambda: session.log_tail(0).endswith("line 1999\nthe end\n"))
+            await wait_for(lambda: session.kernels.log_tail(0).endswith("line 1999\nthe end\n"))

@@ -43,7 +43,7 @@ from nbgpu_protocol.v1 import (
 pytestmark = pytest.mark.asyncio
 
 TOKEN = "a-token-of-a-test"
-DEADLINE_S = 10
+DEADLINE_S = 60
 
 
 NODE = Node("node", "gpu-node", sys.platform, 8, 64 * 10**9, None)

@@ -25,7 +25,7 @@ from nbgpu_agent.registry import SessionRegistry
 
 pytestmark = pytest.mark.asyncio
 
-DEADLINE_S = 10
+DEADLINE_S = 60
 ACCELERATORS = [
     *(Accelerator(f"h{index}", index, "H100", "H100", 80 * 10**9) for index in range(4)),
     Accelerator("a0", 4, "A10", "A10", 24 * 10**9),
@@ -239,6 +239,46 @@ async def test_cancelling_reaches_every_phase(registry: SessionRegistry, kernels
         await until(lambda: registry.infos() == [])
         assert_nothing_held(registry)
     assert [each.closed_because for each in kernels.sessions] == ["its request was withdrawn"] * 3
+
+
+async def test_a_request_that_comes_as_the_same_is_withdrawn_begins_anew(
+    registry: SessionRegistry, kernels: FakeKernels
+) -> None:
+    kernels.may_start.clear()
+    first = registry.open(request("H100", 2))
+    while (await asyncio.wait_for(anext(first), DEADLINE_S)).phase is not Phase.STARTING:
+        pass
+    leaving = asyncio.ensure_future(first.aclose())
+    await asyncio.sleep(0)  # it has said that it leaves, and nothing is undone yet
+    assert not kernels.sessions[0].closed_because
+    again = registry.open(request("H100", 2))
+    phases = [(await anext(again)).phase]  # which begins at once, where wait_for would give way to others first
+    await asyncio.wait_for(leaving, DEADLINE_S)
+    kernels.may_start.set()
+    phases += [update.phase async for update in again]
+    assert phases[-1] is Phase.READY
+    assert [each.closed_because for each in kernels.sessions] == ["its request was withdrawn", None]
+
+
+async def test_a_request_that_comes_as_the_same_has_failed_begins_anew(
+    registry: SessionRegistry, kernels: FakeKernels
+) -> None:
+    kernels.start_error = KernelFailedError("no such interpreter")
+    kernels.may_start.clear()
+    kernels.may_end.clear()
+    first = registry.open(request("H100", 2))
+    while (await asyncio.wait_for(anext(first), DEADLINE_S)).phase is not Phase.STARTING:
+        pass
+    failing = asyncio.ensure_future(anext(first))
+    await until(lambda: kernels.starting)
+    kernels.may_start.set()
+    await until(lambda: registry.is_closing(kernels.sessions[0].id))
+    kernels.start_error = None
+    updates = await opened(registry, request("H100", 2))
+    assert updates[-1].phase is Phase.READY
+    kernels.may_end.set()
+    with pytest.raises(KernelFailedError, match="no such interpreter"):
+        await failing
 
 
 async def test_one_that_found_a_session_keeps_it_from_being_withdrawn(registry: SessionRegistry) -> None:

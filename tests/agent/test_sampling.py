@@ -16,7 +16,7 @@ from nbgpu_agent.accelerators.source import Holder
 from nbgpu_agent.model import Sample
 from nbgpu_agent.sampling import HISTORY_BATCH_SAMPLES, Sampler, SampleRing
 
-DEADLINE_S = 10
+DEADLINE_S = 60
 
 
 @given(st.integers(1, 8), st.integers(0, 30), st.integers(0, 40))

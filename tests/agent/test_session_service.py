@@ -442,7 +442,7 @@ async def test_the_log_holds_what_is_written_outside_of_cells(tmp_path: Path) ->
         session = await service.open()
         async with connect(service) as client:
             await client.run("import subprocess; subprocess.run(['sh', '-c', 'echo from a child'])")
-            await wait_for(lambda: "from a child" in session.log_tail(0))
+            await wait_for(lambda: "from a child" in session.kernels.log_tail(0))
             text = (await client.stub.ReadLog(session_pb2.ReadLogRequest(session_id="s1", tail_bytes=6))).text
             assert text == "child\n"
 

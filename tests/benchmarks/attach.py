@@ -66,6 +66,8 @@ async def _click(server: JupyterServer) -> float:
     took_s = time.perf_counter() - began_s
     await asyncio.to_thread(_call, server, "DELETE", f"sessions/{session_id}")
     page.close()
+    while await page.read_message() is not None:  # until the socket is closed
+        pass
     return took_s
 
 

@@ -26,7 +26,7 @@ from nbgpu_agent.blobs import BlobStore
 from nbgpu_agent.environments.materialising import Materialiser
 from nbgpu_agent.environments.store import EnvironmentStore
 from nbgpu_agent.environments.uv import Uv
-from nbgpu_agent.kernels import KernelLauncher
+from nbgpu_agent.kernel_launcher import KernelLauncher
 from nbgpu_protocol.snapshot import Distribution, Snapshot
 from wheels import make_wheel, pack_installed
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import socket
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -54,27 +54,47 @@ class Target:
     def pool(self, user: str) -> Pool:
         return Pool(self.agent.address, self.tokens[user], self.trust)
 
-    def files(self) -> dict[str, str]:
+    async def files(self) -> dict[str, str]:
         """Returns the digests of all files that no request may change, by their paths."""
+        of_bob = await self._sessions_of_bob()
+        found = self._digests()
+        of_bob |= await self._sessions_of_bob()  # one that was still being opened
+        folder = self.agent.place.root / "agent" / "sessions"
+        return {
+            str(path): digest
+            for path, digest in found.items()
+            if not any(path.is_relative_to(folder / each) for each in of_bob)
+        }
+
+    async def _sessions_of_bob(self) -> set[str]:
+        """Some of the requests open sessions of his."""
+        async with self.pool("bob") as pool:
+            return {self.sessions["bob"], *[each.id for each in await pool.list_sessions()]}
+
+    def _digests(self) -> dict[Path, str]:
         root = self.agent.place.root
         kernels = root / "agent" / "kernels"
         others = kernels / f"session-{self.sessions['alice']}"
         places = (root, Path("/tmp"))
-        return {
-            str(path): hashlib.sha256(path.read_bytes()).hexdigest() if place == root else ""
+        found = [
+            path
             for place in places
             for path in (place.rglob("*") if place == root else place.glob("*hacked*"))
             if path.is_file()
             and (path.is_relative_to(others) or not path.is_relative_to(kernels))
             and not path.is_relative_to(root / "agent" / "blobs-of-users" / "bob")
-            and not path.is_relative_to(root / "agent" / "sessions" / self.sessions["bob"])
             and path.suffix not in (".log", ".sqlite-journal")
             and not path.name.startswith(OWN_FILES)
             and "/tmp/" not in str(path.relative_to(place))
-        }
+        ]
+        digests = {}
+        for path in found:
+            with contextlib.suppress(FileNotFoundError):  # one of a session that has just ended
+                digests[path] = hashlib.sha256(path.read_bytes()).hexdigest()
+        return digests
 
 
-@contextmanager
+@contextlib.contextmanager
 def target() -> Iterator[Target]:
     """Yields an agent on loopback with a session of Alice's and one of Bob's."""
     with workplace() as place:
@@ -106,7 +126,7 @@ async def attack(on: Target, count: int, seed: int) -> Findings:
     findings = Findings()
     requests = Requests(seed, on.sessions["bob"], [on.sessions["alice"]])
     process = psutil.Process(on.agent.process.pid)
-    files, before_bytes = on.files(), process.memory_info().rss
+    files, before_bytes = await on.files(), process.memory_info().rss
     await asyncio.to_thread(_write_raw, on.agent.address, seed)
     channel = grpc.aio.secure_channel(
         on.agent.address.removeprefix("grpcs://"),
@@ -123,7 +143,7 @@ async def attack(on: Target, count: int, seed: int) -> Findings:
     findings.growth_bytes = process.memory_info().rss - before_bytes
     if findings.growth_bytes > MAX_GROWTH_BYTES:
         findings.complaints.append(f"the agent's memory grew by {findings.growth_bytes >> 20} MiB")
-    after = on.files()
+    after = await on.files()
     findings.complaints += [f"{path} was changed" for path in files if after.get(path) != files[path]]
     findings.complaints += [f"{path} was written" for path in after.keys() - files.keys()]
     findings.complaints += [line for line in on.agent.place.log().splitlines() if "a handler failed" in line]

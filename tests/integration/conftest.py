@@ -25,7 +25,7 @@ from agent_processes import KEPT
 from nbgpu.client.embedded import find_agent
 from nbgpu.client.pool import Pool
 
-GONE_WITHIN_S = 20
+GONE_WITHIN_S = 90
 LOOK_AGAIN_S = 0.2
 
 

@@ -100,6 +100,8 @@ class Notebook:
         self.kernel_id = session["kernel"]["id"]
         self._client = BlockingKernelClient(connection_file=str(runtime_folder / f"kernel-{self.kernel_id}.json"))
         self._client.load_connection_file()
+        # Else a heart that skips a beat for a second, as it does while the kernel imports, is a kernel that has died.
+        self._client.hb_channel.time_to_dead = DEADLINE_S
         self._client.start_channels()
         self._client.wait_for_ready(timeout=DEADLINE_S)
         self.run("%load_ext nbgpu")

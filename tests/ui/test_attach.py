@@ -98,6 +98,7 @@ def test_a_session_attached_by_a_magic_appears_and_is_closed_by_click(lab, noteb
     notebook("%gpu attach A10")
     lab.run_cell(1)
     expect(lab.section("notebook")).to_contain_text("A10 on")
+    expect(lab.section("notebook")).to_contain_text("none sent")  # the last of what moves the buttons down
     expect(offer(lab, "A10")).to_contain_text("1 of 2 free")
 
     lab.section("notebook").get_by_role("button", name="Close").click()  # nothing is lost: no question
@@ -219,6 +220,8 @@ def test_notebook_7_has_the_same(lab, notebook, browser, screenshots):
         errors: list[str] = []
         page.on("pageerror", lambda error: errors.append(error.stack or str(error)))
         page.goto(f"{lab.server.url}notebooks/attach.ipynb?token={lab.server.token}")
+        # The menus are made anew for the notebook's kernel; a menu that is open then is gone.
+        expect(page.locator(".jp-NotebookKernelStatus")).to_have_class(re.compile("-fade"))  # it is idle
         page.get_by_role("menuitem", name="View", exact=True).click()
         page.get_by_role("menuitem", name="GPU Panel").click()
         panel = page.locator("#nbgpu-panel")

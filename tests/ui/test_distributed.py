@@ -73,7 +73,7 @@ def test_rank_0_is_in_full_and_the_others_open_with_a_click(lab, screenshots):
     expect(others.get_by_text("ranks 1-3: ready")).to_be_visible()
     expect(output).to_contain_text("[0, 1, 2, 3]")
     line = lab.cell(1).locator(".nbgpu-CellLine-text")  # of the call, not of what is cleared up behind it
-    expect(line).to_have_text(re.compile(r"^H100 ×4.* · (\d+(\.\d)? s|\d+:\d\d)\b"), timeout=20_000)
+    expect(line).to_have_text(re.compile(r"^H100 ×4.* · (\d+(\.\d)? s|\d+:\d\d)\b"))
     lab.screenshot(screenshots / "rank-output.png")
 
 

@@ -14,11 +14,11 @@ from nbgpu_agent.accounting.allowances import Allowance, Grants, day_began, mont
 from nbgpu_agent.accounting.ledger import CellUse, Ledger, Total, Use, dearest
 from nbgpu_agent.accounting.metering import Meter, cell_use
 from nbgpu_agent.limits.closing import Deadline
+from nbgpu_agent.measuring import Measure
 from nbgpu_agent.model import Execution, Sample, SessionInfo
 from nbgpu_agent.observing import SessionObserver
 from nbgpu_agent.prices import PriceList
 from nbgpu_agent.registry import SessionRegistry
-from nbgpu_agent.sessions import Measure
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -6,6 +6,8 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from nbgpu_agent.model import EnvironmentFacts
+
 _DOWNLOADING = re.compile(r"^\s*Downloading (\S+)(?: \(([^)]+)\))?$")
 _DOWNLOADED = re.compile(r"^\s*Downloaded (\S+)$")
 _BUILDING = re.compile(r"^\s*Building (\S+?)(?: @ .*|==.*)?$")
@@ -30,6 +32,13 @@ class Progress:
         if not self.total:
             return self.current
         return f"Installing {self.done} of {self.total}" + (f": {self.current}" if self.current else "")
+
+    def facts(self) -> EnvironmentFacts:
+        """Returns what is told of the environment while it is built."""
+        known = bool(self.total)
+        return EnvironmentFacts(
+            own=True, done=self.done if known else None, total=self.total if known else None, current=self.current
+        )
 
 
 OnProgress = Callable[[Progress], None]

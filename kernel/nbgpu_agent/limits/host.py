@@ -162,7 +162,7 @@ class HostKeeper:
         told = self._told[session.id]
         if verdict in (Verdict.OVER, Verdict.FAR_OVER):
             logger.info("the kernel of session %s is ended: %d bytes of memory", session.id, used)
-            await session.end_kernel(f"at its memory limit of {gb_in_words(limit)}, as it used {gb_in_words(used)}")
+            await session.kernels.end(f"at its memory limit of {gb_in_words(limit)}, as it used {gb_in_words(used)}")
         elif verdict is Verdict.NEAR and told.memory is not Verdict.NEAR:
             session.tell(
                 f"this session uses {gb_in_words(used)} of its {gb_in_words(limit)} of memory, beyond which its kernel"
@@ -171,14 +171,14 @@ class HostKeeper:
         told.memory = verdict
 
     async def _look_at_disk(self, session: Session, limit: int) -> None:
-        folders: Sequence[Path] = session.folders()
+        folders: Sequence[Path] = session.kernels.folders()
         used = await self._in_thread(lambda: disk_of(folders, session.os_user))
         verdict = judge(used, limit)
         told = self._told[session.id]
         said = f"this session's files take {gb_in_words(used)} of the {gb_in_words(limit)} that they may"
         if verdict is Verdict.FAR_OVER:
             logger.info("the kernel of session %s is ended: %d bytes of disk", session.id, used)
-            await session.end_kernel(
+            await session.kernels.end(
                 f"at its disk limit of {gb_in_words(limit)}, as its files took {gb_in_words(used)}"
             )
         elif verdict is Verdict.OVER and told.disk is not Verdict.OVER:

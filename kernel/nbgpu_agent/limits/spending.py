@@ -104,7 +104,7 @@ class SpendingKeeper:
         grace = span_in_words(self._grace_s)
         self._tell(info, f"{allowance.in_words()}, is spent: the session is closed in {grace}", allowance)
         if info.executing is not None:
-            self._registry.in_background(self._interrupt(info.id))
+            self._registry.background.begin(self._interrupt(info.id))
 
     async def _interrupt(self, session_id: str) -> None:
         await self._registry.get(session_id).interrupt("", escalate=False)

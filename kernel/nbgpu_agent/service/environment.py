@@ -16,7 +16,6 @@ from nbgpu_agent.environments.progress import Progress
 from nbgpu_agent.errors import InvalidRequestError, NotServedError
 from nbgpu_agent.identity.caller import current_caller
 from nbgpu_agent.ownership import OwnSessions
-from nbgpu_agent.registry import environment_in_progress
 from nbgpu_agent.service.translated_errors import translated
 from nbgpu_protocol.v1 import environment_pb2, environment_pb2_grpc
 
@@ -89,7 +88,7 @@ class EnvironmentService(environment_pb2_grpc.EnvironmentServicer):
             if environments is not None:
 
                 def tell(progress: Progress) -> None:
-                    session.note_environment(environment_in_progress(progress))
+                    session.note_environment(progress.facts())
                     on_progress(progress)
 
                 before = session.info().environment

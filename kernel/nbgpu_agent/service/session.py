@@ -78,14 +78,12 @@ class SessionService(session_pb2_grpc.SessionServicer):
         connect = await _first_frame(request_iterator)
         session = self._registry.get(connect.session_id)
         journal = session.journal
-        counted = contextlib.nullcontext() if connect.observer else session.connected()
         after_number = journal.last_number if connect.only_new else connect.after_number
         reader = journal.reader(after_number)
-        session.clients.join(connect.client_id)
         receiving = asyncio.create_task(_receive(request_iterator, session))
         receiving.add_done_callback(lambda task: _stop_on_error(task, reader))
         try:
-            with counted:
+            with session.clients.connected(connect.client_id, observer=connect.observer):
                 yield session_pb2.AgentFrame(
                     connected=session_pb2.Connected(
                         session=self._info_message(session.info()),
@@ -101,7 +99,6 @@ class SessionService(session_pb2_grpc.SessionServicer):
                     receiving.result()
         finally:
             reader.close()
-            session.clients.leave(connect.client_id)
             receiving.cancel()
             with contextlib.suppress(asyncio.CancelledError, Exception):
                 await receiving
@@ -114,7 +111,7 @@ class SessionService(session_pb2_grpc.SessionServicer):
         return session_pb2.ListExecutionsResponse(
             executions=[
                 self._execution_message(each, attended=each.client_id in session.clients)
-                for each in session.executions()
+                for each in session.executions.all()
                 if not 0 < each.last_number <= request.after_number
             ],
             last_number=session.journal.last_number,
@@ -128,7 +125,7 @@ class SessionService(session_pb2_grpc.SessionServicer):
         session = self._registry.get(request.session_id)
         if len(request.cell_ids) > _MAX_CELLS:
             raise InvalidRequestError(f"{len(request.cell_ids)} cells at once, {_MAX_CELLS} at most")
-        session.settle_executions(frozenset(request.cell_ids) - {""})
+        session.executions.settle(frozenset(request.cell_ids) - {""})
         return session_pb2.SettleExecutionsResponse()
 
     @translated
@@ -138,7 +135,7 @@ class SessionService(session_pb2_grpc.SessionServicer):
         session = self._registry.get(request.session_id)
         execution = None
         if request.request_id:
-            found = [each for each in session.executions() if each.request_id == request.request_id]
+            found = [each for each in session.executions.all() if each.request_id == request.request_id]
             if not found:
                 raise InvalidRequestError(
                     f"the session has no execution {request.request_id[:200]!r}", "list them by ListExecutions"
@@ -171,7 +168,7 @@ class SessionService(session_pb2_grpc.SessionServicer):
     ) -> session_pb2.StacksResponse:
         session = self._registry.get(request.session_id)
         return stacks_message(
-            await session.stacks(), held_samples(session.lease, self._registry.samples(self._latest_samples()))
+            await session.kernels.stacks(), held_samples(session.lease, self._registry.samples(self._latest_samples()))
         )
 
     @translated
@@ -179,7 +176,7 @@ class SessionService(session_pb2_grpc.SessionServicer):
         self, request: session_pb2.ReadLogRequest, context: Context
     ) -> session_pb2.ReadLogResponse:
         session = self._registry.get(request.session_id)
-        return session_pb2.ReadLogResponse(text=session.log_tail(request.tail_bytes))
+        return session_pb2.ReadLogResponse(text=session.kernels.log_tail(request.tail_bytes))
 
     @translated
     async def MissingBlobs(  # noqa: N802
@@ -258,7 +255,7 @@ async def _receive(frames: AsyncIterator[session_pb2.ClientFrame], session: Sess
                 raise FragmentError(f"a message of {len(parts)} parts, where header to content are 4")
             if channel not in _CLIENT_CHANNELS:
                 raise FragmentError(f"a message on channel {channel}, on which clients send nothing")
-            session.submit(Channel(channel), parts, request_id)
+            session.messages.submit(Channel(channel), parts, request_id)
         except ValueError as error:  # of fragments, of JSON, of text
             raise InvalidRequestError(f"the client sent what is no message: {error}") from error
 

@@ -17,7 +17,7 @@ from nbgpu.server.problems import PoolLostError
 from nbgpu_protocol.v1 import pool_pb2
 
 LOG = logging.getLogger("test_hub")
-DEADLINE_S = 15.0
+DEADLINE_S = 60.0
 
 
 @pytest.fixture
