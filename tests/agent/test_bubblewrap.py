@@ -32,14 +32,18 @@ from isolated_agents import (
     stacks_while_written,
 )
 from nbgpu import errors
+from nbgpu.client.discovery import PoolAddress
 from nbgpu.client.environments import Content, send_missing, update_session
 from nbgpu.client.workspace import WorkspaceClient
+from nbgpu.doctor.findings import Level
+from nbgpu.doctor.pools import look_at_pool
 from nbgpu_protocol.snapshot import Distribution, LocalFile, Snapshot, digest_of_bytes
 from nbgpu_protocol.v1 import pool_pb2
 from reachable_python import reachable_python
 from recorded_sessions import until as until_true
 
 pytestmark = pytest.mark.asyncio
+OF_THE_OWNER = "of-the-owner-of-this-agent"
 NOBODY = pwd.getpwnam("nobody")
 
 
@@ -58,7 +62,9 @@ def agent() -> Iterator[Isolating]:
                 os.chown(place.root / folder, NOBODY.pw_uid, NOBODY.pw_gid)
         place.root.chmod(0o711)
         options = ("--isolation=bubblewrap", f"--AgentApp.visible_folders={visible!r}")
-        with isolating_agent(place, python, *options, mode=0o700) as agent:
+        own = {"NBGPU_AGENT_TOKEN": OF_THE_OWNER, "USER": NOBODY.pw_name}
+        with isolating_agent(place, python, *options, mode=0o700, **own) as agent:
+            agent.tokens["owner"] = OF_THE_OWNER
             yield agent
 
 
@@ -120,6 +126,30 @@ async def test_users_do_not_reach_what_is_anothers(agent: Isolating) -> None:
         assert (await facts(bob, "facts['memory'] = bytes(memory.buf[:1]).hex()")) == {"memory": "00"}
         handshake = await ada.direct.handshake()
         assert (handshake.isolation, handshake.isolation_problem) == (pool_pb2.ISOLATION_BUBBLEWRAP, "")
+
+
+async def test_the_owner_keeps_their_home_and_is_kept_from_users(agent: Isolating) -> None:
+    home = agent.secured.place.root
+    (home / "of-mine").touch()
+    async with notebook(agent, "owner") as owner, notebook(agent, "ada") as ada:
+        hers = await facts(ada, HAS_THINGS)
+        own = await facts(owner, HAS_THINGS)
+        told = {**hers, "pid": kernel_pid(agent, hers)}
+        tried = await facts(owner, f"bob, agent = {told!r}, {str(agent.folder)!r}\n{TRIES}")
+        reads = {name for name, said in tried.items() if said.startswith("read ")}
+        assert reads == {"list all kernels", "list the agent's folder"}
+        assert tried["end it"] == "ProcessLookupError"
+        code = "open(os.path.expanduser('~/made'), 'w').close(); facts['home'] = os.listdir(os.path.expanduser('~'))"
+        assert {"of-mine", "made"} <= set((await facts(owner, code))["home"])
+        assert (own["home"], (home / "made").exists()) == (str(home), True)
+        seen = await facts(ada, f"facts['home'] = os.listdir({str(home)!r})")
+        assert not {"of-mine", "made"} & set(seen["home"]), seen
+        assert OF_THE_OWNER not in (await owner.run("import os; print(os.environ)")).text
+        found = await look_at_pool("lab", PoolAddress(agent.secured.address, OF_THE_OWNER, trust=agent.trust))
+        assert (found.level, found.text.endswith("; sessions of its users run in sandboxes of bubblewrap's")) == (
+            Level.OK,
+            True,
+        )
 
 
 async def test_a_session_cannot_have_the_agent_read_what_is_not_its_own(agent: Isolating) -> None:
