@@ -258,14 +258,12 @@ async def test_ranks_share_memory_and_show_where_they_are(agent: Isolating) -> N
         assert (await bob.run("print('goes on')")).text == "goes on\n"
 
 
-@pytest.mark.parametrize(
-    ("dies", "said"), [("os.kill(os.getpid(), 9)", "SIGKILL"), ("os.abort()", "SIGABRT"), ("os._exit(3)", "3")]
-)
-async def test_how_a_kernel_ended_is_known(agent: Isolating, dies: str, said: str) -> None:
+async def test_how_a_kernel_ended_is_known(agent: Isolating) -> None:
     async with notebook(agent, "ada") as ada:
-        with pytest.raises(errors.KernelDiedError, match=said):
-            await ada.run(f"import os; {dies}")
-        await ada.direct.restart(ada.client.id)
+        for dies, said in (("os.kill(os.getpid(), 9)", "SIGKILL"), ("os.abort()", "SIGABRT"), ("os._exit(3)", "3")):
+            with pytest.raises(errors.KernelDiedError, match=said):
+                await ada.run(f"import os; {dies}")
+            await ada.direct.restart(ada.client.id)
         assert (await ada.run("print('a new one')")).text == "a new one\n"
 
 

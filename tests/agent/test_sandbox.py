@@ -7,6 +7,7 @@ import pwd
 import signal
 import stat
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -16,6 +17,9 @@ import pytest
 
 from agent_processes import DEADLINE_S, until, workplace
 from nbgpu_agent.app import EXIT_REFUSED
+from nbgpu_agent.environments.building import refuse_links_out
+from nbgpu_agent.environments.uv import Uv
+from nbgpu_agent.errors import BuildFailedError
 from nbgpu_agent.isolation import bubblewrap
 from nbgpu_agent.isolation.bubblewrap import Bubblewrap, UserFolders, problem_of_bubblewrap
 from nbgpu_agent.isolation.confined import folder_beneath, open_as_seen_by
@@ -77,6 +81,40 @@ def test_a_home_is_seen_without_the_agents_folder_in_it(place: Path) -> None:
     assert (shared / "file").read_text() == "of shared"
     assert (home / "made").exists()
     assert not (agent / "new").exists()
+
+
+def test_secrets_in_files_of_their_own_are_not_seen(place: Path) -> None:
+    token, other = place / "token", place / "other"
+    for each in (token, other):
+        each.write_text("of the agent")
+        each.chmod(0o644)
+    sandbox = Sandbox("bwrap", None, (), (), (token, place / "none"), (), (place,))
+    script = f"cat {token} {other}; rm {token} 2>&1; mv {token} {token}-2 2>&1; true"
+    said = run(sandbox.command(["sh", "-c", script], folder=place))
+    assert said.startswith("of the agent")
+    assert said.count("of the agent") == 1
+    assert token.read_text() == "of the agent"
+
+
+def test_what_is_built_leads_the_agent_nowhere(tmp_path: Path) -> None:
+    (tmp_path / "secret").touch()
+    for name, target in (("lib64", "lib"), ("bin/python", sys.executable), ("lib/x", "../bin")):
+        path = tmp_path / "environment" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.symlink_to(target)
+        (tmp_path / "environment" / "lib").mkdir(exist_ok=True)
+    refuse_links_out(tmp_path / "environment")
+    link = tmp_path / "environment" / "nbgpu-environment.json"
+    link.symlink_to(tmp_path / "secret")
+    with pytest.raises(BuildFailedError, match=r"puts a link into the environment, nbgpu-environment\.json"):
+        refuse_links_out(tmp_path / "environment")
+    link.unlink()
+    (tmp_path / "elsewhere").symlink_to(tmp_path / "environment")
+    with pytest.raises(BuildFailedError, match="in the place of the environment"):
+        refuse_links_out(tmp_path / "elsewhere")
+    (tmp_path / "pins.txt").symlink_to(tmp_path / "secret")
+    with pytest.raises(OSError, match="symbolic links"):
+        Uv({}).write(tmp_path / "pins.txt", "a==1")
 
 
 def test_processes_and_shared_memory_are_its_own(place: Path) -> None:

@@ -85,7 +85,7 @@ class Builder:
 
     def _finish(self, plan: Plan, target: Path) -> None:
         if self._uv.sandbox is not None:
-            _refuse_links_out(target)
+            refuse_links_out(target)
         with acting(self._uv.os_user):
             if not self._uv.as_root:
                 make_read_only(target)
@@ -94,7 +94,7 @@ class Builder:
             refuse_pip(target)
 
 
-def _refuse_links_out(target: Path) -> None:
+def refuse_links_out(target: Path) -> None:
     """Refuses an environment in which the agent would write elsewhere by a link of what was built. Nothing runs there.
 
     Raises:
@@ -105,7 +105,9 @@ def _refuse_links_out(target: Path) -> None:
         raise BuildFailedError("a package puts a link in the place of the environment")
     stack = [root]
     while stack:
-        for entry in os.scandir(stack.pop()):
+        with os.scandir(stack.pop()) as scanned:
+            entries = list(scanned)
+        for entry in entries:
             path = Path(entry.path)
             if entry.is_symlink():
                 is_interpreter = path.parent == root / "bin" and path.name.startswith("python")

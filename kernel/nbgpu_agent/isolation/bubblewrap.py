@@ -59,7 +59,7 @@ class Bubblewrap:
         blobs: What users have put.
         environments: What was built for them.
         homes: Of users; the owner keeps their own.
-        secret: Folders of the agent's that no session sees.
+        secret: Folders and files of the agent's that no session sees.
         shared: Folders that sessions of all users may write to, as far as the agent may.
         visible: Folders in homes that sessions of all users may read.
     """

@@ -30,7 +30,7 @@ class Sandbox:
         user: Whose name and home processes have; None: the agent's owner, who keeps their own.
         hidden: Folders of which nothing is seen but what is named below: homes.
         needed: What is seen in those all the same: Python, and nbgpu.
-        secret: Folders of the agent's, of which nothing is seen but the following.
+        secret: Folders of the agent's, of which nothing is seen but the following; and files, which are empty.
         readable: The user's: environments.
         writable: The user's, and what is shared by all users.
     """
@@ -67,7 +67,8 @@ class Sandbox:
         """
         wrapped = [self.program, *_ALONE, *(["--die-with-parent"] if ends_with_agent else [])]
         wrapped += ["--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/dev/shm"]
-        hidden, secret = _existing((*self.hidden, _RUN)), _existing(self.secret)
+        secret = [path for path in _existing(self.secret) if path.is_dir()]
+        hidden = _existing((*self.hidden, _RUN))
         temporaries = _existing(_TEMPORARY)
         for path in sorted({*hidden, *temporaries}):
             is_on_disk = path in temporaries and temporary is not None
@@ -89,6 +90,9 @@ class Sandbox:
                 wrapped += [*links.to(path, [*inside, *secret]), *_bound(option, path)]
         for device in devices:
             wrapped += ["--dev-bind", str(device), str(device)]
+        for path in _existing(self.secret):
+            if path not in secret and not any(_is_in(path, each) for each in secret):
+                wrapped += ["--ro-bind", os.devnull, str(path)]
         bound = {_real(path) for path in options}
         for path in (*hidden, *secret):
             if path not in bound:

@@ -69,13 +69,16 @@ class IsolationSettings(HasTraits):
         """Says whether this agent separates users, where nothing stands against it."""
         return tls and self.isolation != NONE and os.geteuid() == 0
 
-    def find_isolation(self, folders: AgentFolders, realm: Path, *, tls: bool) -> Isolation:
+    def find_isolation(
+        self, folders: AgentFolders, realm: Path, *, tls: bool, secrets: Iterable[Path] = ()
+    ) -> Isolation:
         """Looks at what can be, and prepares the agent's folder for it. Before anything else is done there.
 
         Args:
             folders: The agent's.
             realm: The folder of the certificates and users.
             tls: Whether there are users at all.
+            secrets: Files that no session is to see, beside what is in these two.
 
         Raises:
             InvalidRequestError: It cannot be, and must; or a setting is wrong.
@@ -87,7 +90,7 @@ class IsolationSettings(HasTraits):
                 )
             return Isolation()
         if self.isolation == BUBBLEWRAP or (self.isolation == AUTO and os.geteuid() != 0):
-            return self._find_bubblewrap(folders, realm)
+            return self._find_bubblewrap(folders, (folders.root, realm.absolute(), *secrets))
         from uv import find_uv_bin
 
         numbers = parse_range(self.os_user_ids)
@@ -107,13 +110,13 @@ class IsolationSettings(HasTraits):
             )
         return Isolation(UserIds(place, numbers, str(realm.absolute())), named)
 
-    def _find_bubblewrap(self, folders: AgentFolders, realm: Path) -> Isolation:
+    def _find_bubblewrap(self, folders: AgentFolders, secret: tuple[Path, ...]) -> Isolation:
         bubblewrap = Bubblewrap(
             find_program(),
             blobs=UserFolders(folders.blobs, folders.users_blobs),
             environments=UserFolders(folders.environments, folders.users_environments),
             homes=folders.root / HOMES_FOLDER,
-            secret=(folders.root, realm.absolute()),
+            secret=secret,
             shared=_folders(self.shared_folders),
             visible=_folders(self.visible_folders),
         )
