@@ -26,6 +26,10 @@ KERNEL_READY = """async () => {
   }
   return null;
 }"""
+LAYOUT_HAS = """async name => {
+  const { data } = await window.jupyterapp.serviceManager.workspaces.fetch('default');
+  return JSON.stringify(data['layout-restorer:data']?.main ?? null).includes(`"${name}"`);
+}"""
 AWAIT_RESTART = """() => {
   const { kernel } = window.jupyterapp.shell.currentWidget.sessionContext.session;
   window.restarted = new Promise(resolve => {
@@ -112,15 +116,8 @@ class LabPage:
         JupyterLab saves its layout half a second after the last change of it. A page that is left before that comes
         back without what was opened last, whichever extension's or JupyterLab's own it is.
         """
-        self.page.wait_for_function(
-            """async name => {
-              const { data } = await window.jupyterapp.serviceManager.workspaces.fetch('default');
-              return JSON.stringify(data['layout-restorer:data']?.main ?? null).includes(`"${name}"`);
-            }""",
-            arg=name,
-            polling=100,
-            timeout=60_000,
-        )
+        # `wait_for_function` takes a promise, whatever comes of it, for what it waits for
+        self.wait_for(lambda: self.page.evaluate(LAYOUT_HAS, name), 60_000)
 
     def open_panel(self) -> None:
         """Clicks on the icon in the sidebar, if the panel is not in front."""
@@ -182,9 +179,9 @@ class LabPage:
             [index, source],
         )
 
-    def wait_for(self, condition: Callable[[], T]) -> T:
+    def wait_for(self, condition: Callable[[], T], timeout_ms: float = WAIT_MS) -> T:
         """Lets the page go on until something that it does to the test's own fakes has come true; returns that."""
-        deadline = time.monotonic() + WAIT_MS / 1000
+        deadline = time.monotonic() + timeout_ms / 1000
         while not (result := condition()):
             assert time.monotonic() < deadline, "it did not come true"
             self.page.wait_for_timeout(10)

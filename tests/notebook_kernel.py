@@ -7,6 +7,7 @@ import os
 import queue
 import re
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -244,3 +245,21 @@ def wait_for_answers(notebook: NotebookKernel) -> None:
 
 def without_colours(text: str) -> str:
     return re.sub(r"\x1b\[[0-9;]*m", "", text)
+
+
+def run(notebook: NotebookKernel, code: str) -> Cell:
+    """Executes a cell that is to succeed."""
+    cell = notebook.run(textwrap.dedent(code).strip())
+    assert not cell.errors, "\n".join(cell.errors[0]["traceback"])
+    return cell
+
+
+def value(notebook: NotebookKernel, expression: str) -> str | None:
+    return run(notebook, expression).result
+
+
+def failure(notebook: NotebookKernel, code: str) -> str:
+    """Executes a cell that is to fail; returns what the person reads."""
+    cell = notebook.run(textwrap.dedent(code).strip())
+    assert cell.errors, cell.messages
+    return without_colours("\n".join(cell.errors[0]["traceback"]))

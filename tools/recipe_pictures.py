@@ -152,12 +152,20 @@ def pictures(lab: LabPage, folder: Path, name: str) -> None:
 
 
 def scroll(page: Page, *, to: int | None = None, by: int = 0) -> bool:
-    """Scrolls the notebook in front; returns whether it moved."""
+    """Scrolls the notebook in front; returns whether it moved, which it does as far as there are cells."""
     moved: bool = page.evaluate(
         """async ([to, by]) => {
           const outer = [...document.querySelectorAll('.jp-NotebookPanel .jp-WindowedPanel-outer')]
             .find(each => each.offsetParent !== null);
+          const count = window.jupyterapp.shell.currentWidget.content.widgets.length;
           const before = outer.scrollTop;
+          // JupyterLab lets a person scroll until the last cell is at the top: there is nothing more to see by then
+          const cells = [...outer.querySelectorAll('.jp-Cell')];
+          const last = cells.find(each => each.dataset.windowedListIndex === String(count - 1));
+          const bottom = outer.getBoundingClientRect().bottom;
+          if (to === null && last !== undefined && last.getBoundingClientRect().bottom <= bottom) {
+            return false;
+          }
           outer.scrollTop = to ?? before + by;
           await new Promise(resolve => setTimeout(resolve, 700));
           return Math.abs(outer.scrollTop - before) > 50;

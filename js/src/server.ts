@@ -116,8 +116,8 @@ export class Server {
   }
 
   /** Notes that the notebook's file has what these cells have put out until now, or that nobody wants it. */
-  async settle(kernelId: string, cellIds: readonly string[]): Promise<void> {
-    const path = `notebooks/${encodeURIComponent(kernelId)}/settle`;
+  async noteSaved(kernelId: string, cellIds: readonly string[]): Promise<void> {
+    const path = `notebooks/${encodeURIComponent(kernelId)}/saved`;
     await this._request('POST', path, { cell_ids: cellIds });
   }
 

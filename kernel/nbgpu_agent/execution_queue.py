@@ -102,9 +102,9 @@ class ExecutionQueue:
             ),
         )
 
-    def settle(self, cell_ids: frozenset[str]) -> None:
-        """Notes that nobody needs to be shown any more what these cells have put out until now."""
-        if self.record.settle(cell_ids):
+    def note_saved(self, cell_ids: frozenset[str]) -> None:
+        """Notes that the notebook's file has what these cells have put out until now, or that it was cleared away."""
+        if self.record.note_saved(cell_ids):
             self._on_change()
 
     def add(self, kernel: Kernel, request: Request) -> None:

@@ -194,12 +194,12 @@ class ExecutionRecord:
                 return True
         return False
 
-    def settle(self, cell_ids: frozenset[str]) -> bool:
-        """Notes that what these cells have put out until now is not needed any more; returns whether that is new."""
+    def note_saved(self, cell_ids: frozenset[str]) -> bool:
+        """Notes that the notebook needs nothing more of these cells until now; returns whether that is new of any."""
         changed = False
         for index, execution in enumerate(self._ended):
-            if execution.cell_id in cell_ids and not execution.settled:
-                self._put(index, replace(execution, settled=True, shown=True))
+            if execution.cell_id in cell_ids and not execution.saved:
+                self._put(index, replace(execution, saved=True, shown=True))
                 changed = True
         return changed
 

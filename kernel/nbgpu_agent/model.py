@@ -212,8 +212,8 @@ class Execution:
     """`sha256:` of the cell as its front end sent it; empty: it is not the whole of a cell."""
     shown_before: str = ""
     """What the notebook showed under the cell before, as JSON."""
-    settled: bool = False
-    """Its notebook needs nothing of it any more."""
+    saved: bool = False
+    """Its notebook needs nothing more of it: its file has it, or a person cleared it away."""
     shown: bool = False
     """A client has said that a person was shown it to its end."""
     client_id: str = ""

@@ -19,7 +19,7 @@ from nbgpu_agent.model import (
     Spec,
 )
 
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(frozen=True)

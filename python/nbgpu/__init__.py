@@ -21,13 +21,14 @@ except importlib.metadata.PackageNotFoundError:  # imported from a checkout that
 
 if TYPE_CHECKING:
     from nbgpu import runtime
+    from nbgpu.async_session import AsyncSession, attach_async
     from nbgpu.errors import Error, RemoteError
     from nbgpu.live_metrics.widget import metrics
     from nbgpu.output import RemoteResult
     from nbgpu.ranks.call import Call, find_call
     from nbgpu.ranks.function import distributed
     from nbgpu.ranks.ray import ray_launch
-    from nbgpu.session import AsyncSession, Session, attach, attach_async
+    from nbgpu.session import Session, attach
 
 __all__ = [
     "AsyncSession",
@@ -50,14 +51,14 @@ __all__ = [
 
 # Imported when first used: the Jupyter server and the command line need neither IPython nor a kernel.
 _HOMES = {
-    "AsyncSession": "nbgpu.session",
+    "AsyncSession": "nbgpu.async_session",
     "Call": "nbgpu.ranks.call",
     "Error": "nbgpu.errors",
     "RemoteError": "nbgpu.errors",
     "RemoteResult": "nbgpu.output",
     "Session": "nbgpu.session",
     "attach": "nbgpu.session",
-    "attach_async": "nbgpu.session",
+    "attach_async": "nbgpu.async_session",
     "distributed": "nbgpu.ranks.function",
     "find_call": "nbgpu.ranks.call",
     "metrics": "nbgpu.live_metrics.widget",

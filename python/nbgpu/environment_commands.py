@@ -10,10 +10,10 @@ import sys
 from typing import Any
 
 from nbgpu import errors
+from nbgpu.client.background import run_telling
 from nbgpu.notebook import this_notebook
 from nbgpu.plan_table import plan_table
 from nbgpu.progress import OpeningProgress
-from nbgpu.session import run_telling
 from nbgpu.session_client import SessionClient
 
 PLAN_OPTION = "--plan"

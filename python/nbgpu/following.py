@@ -14,9 +14,10 @@ from IPython.core.error import StdinNotImplementedError
 from nbgpu import errors
 from nbgpu.client.background import background
 from nbgpu.client.connection import Message, SessionConnection
-from nbgpu.client.executions import Said
-from nbgpu.missed_replay import Output, Replay
+from nbgpu.client.journal import Said
 from nbgpu.notebook import current_request
+from nbgpu.output_area import elsewhere
+from nbgpu.replay import Output, Replay
 from nbgpu.session_client import SessionClient
 from nbgpu_protocol.fragments import Buffer
 from nbgpu_protocol.v1 import pool_pb2, session_pb2
@@ -74,7 +75,7 @@ class Following:
                 break
             if isinstance(event, session_pb2.Gap):
                 _tell("the agent dropped what the cell said next before it could be fetched")
-            yield from self._replay.take(event)
+            yield from map(elsewhere, self._replay.take(event))
             if isinstance(event, Message) and event.channel == session_pb2.STDIN:
                 self._ask(event)
         if self._end is not None and not self._replay.is_over:
@@ -99,11 +100,8 @@ class Following:
     # What the connection tells
 
     def on_message(self, message: Message) -> None:
-        parent = message.parent_header
-        asked_by = parent.get("nbgpu_request") or self._execution.request_id
-        if parent.get("msg_id") != self._execution.message_id or asked_by != self._execution.request_id:
-            return
-        self._events.put(message)
+        if self._replay.concerns(message):
+            self._events.put(message)
 
     def on_kernel_event(self, event: session_pb2.KernelEvent) -> None:
         self._events.put(event)
@@ -113,8 +111,7 @@ class Following:
             self.on_end(error)
 
     def on_timed_out(self, event: session_pb2.CellTimedOut) -> None:
-        if event.request_id == self._execution.request_id:
-            self._events.put(event)
+        self._events.put(event)
 
     def on_dropped(self, first: int, last: int) -> None:
         self._events.put(session_pb2.Gap(until_number=last))

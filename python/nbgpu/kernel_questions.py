@@ -12,8 +12,8 @@ from nbgpu.client.background import background
 from nbgpu.client.connection import Message
 from nbgpu.comms import CONTROL_TARGET, CommBridge, WidgetStates, states_in
 from nbgpu.execution import Request
+from nbgpu.interruption import wait_interruptibly
 from nbgpu.notebook import current_request, late_publisher
-from nbgpu.session import wait_interruptibly
 from nbgpu.session_client import CLIENT_ID, SessionClient
 from nbgpu_protocol.fragments import Buffer
 

@@ -11,6 +11,7 @@ from typing import Any
 from IPython.core.magic import Magics, line_cell_magic, magics_class
 
 from nbgpu import errors, words
+from nbgpu.cell_execution import execute_cell
 from nbgpu.cell_record import CellRecord
 from nbgpu.cell_timeout import TIMEOUT_OPTION, parse_duration
 from nbgpu.client.background import background
@@ -24,11 +25,11 @@ from nbgpu.ranks.call import RANK_OPTION, read_rank_log
 from nbgpu.ranks.spmd import take_spmd, wish_for
 from nbgpu.ranks.spmd_failure import kernel_died
 from nbgpu.remote_exceptions import rendered
-from nbgpu.session import Session, execute_cell, open_session
+from nbgpu.session import Session, open_session
 from nbgpu.session_client import SessionClient
 from nbgpu.spec import Spec, parse_spec
 from nbgpu.values.names import analyse
-from nbgpu.values.synchroniser import Wish
+from nbgpu.values.wish import Wish
 from nbgpu.workspace_commands import WorkspaceCommands
 from nbgpu_protocol.v1 import pool_pb2
 

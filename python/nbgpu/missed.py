@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 from nbgpu import cell_timeout
 from nbgpu.errors import CommandError
-from nbgpu.missed_replay import Excerpt, Replay, first_line
+from nbgpu.output_area import Excerpt
+from nbgpu.replay import Replay
 from nbgpu.words import duration_in_words, exit_in_words, table
 from nbgpu_protocol.v1 import pool_pb2
 
@@ -16,6 +17,7 @@ _NUMBER_DIGITS = 6
 LISTED = 10
 """Cells that are told of in a line each, the newest."""
 _NAMED = 8
+_FIRST_LINE_CHARACTERS = 60
 
 
 def missed(
@@ -66,6 +68,15 @@ def name_in_words(execution: pool_pb2.Execution, code: str = "") -> str:
     if line:
         return f"{cell} `{line}`"
     return f"{cell} ({execution.cell_id})" if execution.cell_id and not execution.execution_count else cell
+
+
+def first_line(code: str) -> str:
+    """Returns the first line of code that says what it is about, cut if it is long: no comment, magic or import."""
+    lines = [line for line in map(str.strip, code.splitlines()) if line]
+    of_code = [line for line in lines if not line.startswith(("#", "%"))]
+    telling = [line for line in of_code if not line.startswith(("import ", "from "))]
+    found = next(iter(telling or of_code or lines), "")
+    return found if len(found) <= _FIRST_LINE_CHARACTERS else found[: _FIRST_LINE_CHARACTERS - 1] + "…"
 
 
 def outcome_in_words(execution: pool_pb2.Execution, now_unix_s: float, replay: Replay | None = None) -> str:

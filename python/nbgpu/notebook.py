@@ -91,6 +91,7 @@ class Notebook:
         self.attachment = Attachment()
         self.on_given: Callable[[], None] = lambda: None
         """Called on the background loop when a session was given what had changed here."""
+        self._closed_at_end: set[str] = set()
         background().call_at_close(self._leave)
 
     async def pool(self, *, start: bool = True, on_update: OnUpdate | None = None) -> Pool:
@@ -319,6 +320,16 @@ class Notebook:
             for info in await pool.list_sessions():
                 if info.id == session_id:
                     self.chosen = await self._attach(pool, info)
+
+    def close_at_end(self, session: SessionClient) -> None:
+        """Has a session closed with this process if this is no notebook: nobody could find it again. Idempotent."""
+        if not notebook_id() and session.id not in self._closed_at_end:
+            self._closed_at_end.add(session.id)
+            background().call_at_close(functools.partial(self._close_quietly, session))
+
+    async def _close_quietly(self, session: SessionClient) -> None:
+        with contextlib.suppress(errors.Error):
+            await self.close(session)
 
     async def _leave(self) -> None:
         for session in list(self._attached.values()):

@@ -22,9 +22,10 @@ from nbgpu.missed import (
     outcome_in_words,
     status_in_words,
 )
-from nbgpu.missed_reading import read_beginning, read_replay
-from nbgpu.missed_replay import Excerpt, Replay
+from nbgpu.missed_reading import read_beginning, read_output
 from nbgpu.notebook import notebook_id
+from nbgpu.output_area import Excerpt
+from nbgpu.replay import Replay
 from nbgpu.session_client import SessionClient
 from nbgpu.stage import Stage
 from nbgpu_protocol.v1 import pool_pb2
@@ -62,9 +63,9 @@ class OutputCommands:
             print(executions_table(executions, missed(executions, notebook_id(), client.has), time.time()))
             return
         execution = find(executions, given, COMMAND)
-        replay = background().run(read_replay(client.pool, client.id, execution))
+        replay, area = background().run(read_output(client.pool, client.id, execution))
         stage = Stage()
-        show(stage, execution, replay, Excerpt(replay.outputs()))
+        show(stage, execution, replay, Excerpt(area.outputs()))
         say_what_it_bound(stage, client, execution, replay)
         if execution.state not in UNENDED:
             client.note_shown(execution.request_id)
@@ -81,14 +82,6 @@ def show(stage: Stage, execution: pool_pb2.Execution, replay: Replay, excerpt: E
         stage.say(left_out)
     for each in excerpt.outputs:
         stage.show(each)
-    show_failure(stage, replay)
-
-
-def show_failure(stage: Stage, replay: Replay) -> None:
-    """Shows what its output does not say of its failure."""
-    failure = replay.failure()
-    if failure is not None:
-        stage.show(failure)
 
 
 def say_what_it_bound(stage: Stage, client: SessionClient, execution: pool_pb2.Execution, replay: Replay) -> None:
@@ -115,15 +108,25 @@ def show_missed(client: SessionClient, *, follow: bool) -> None:
     for execution in earlier:
         client.note_shown(execution.request_id)
     for execution in found:
-        replay = background().run(read_replay(client.pool, client.id, execution, listing.last_number))
+        replay, area = background().run(read_output(client.pool, client.id, execution, listing.last_number))
         stage = Stage()
-        show(stage, execution, replay, replay.excerpt())
-        if execution.state in UNENDED:
-            if not follow:
-                continue
-            follow_to_its_end(client, execution, replay, stage, listing.last_number)
-        else:
+        if execution.state not in UNENDED:
+            show(stage, execution, replay, area.excerpt())
             say_what_it_bound(stage, client, execution, replay)
+        elif not follow:
+            show(stage, execution, replay, area.excerpt())
+            continue
+        else:
+            try:
+                show(stage, execution, replay, area.excerpt())
+                follow_to_its_end(client, execution, replay, stage, listing.last_number)
+            except KeyboardInterrupt:  # from when its first output can be seen
+                if replay.is_over:
+                    raise
+                raise FollowingStoppedError(
+                    f"no longer following {name_in_words(execution, replay.code)}, which goes on; `%gpu attach` follows"
+                    " it again, `%gpu interrupt` stops it"
+                ) from None
         client.note_shown(execution.request_id)
 
 
@@ -137,14 +140,8 @@ def follow_to_its_end(
         background().run(patiently(lambda: following.begin(client, after_number)))
         for output in following.outputs():
             stage.show(output)
-    except KeyboardInterrupt:
-        raise FollowingStoppedError(
-            f"no longer following {name_in_words(execution, replay.code)}, which goes on; `%gpu attach` follows it"
-            " again, `%gpu interrupt` stops it"
-        ) from None
     finally:
         background().run(following.close())
-    show_failure(stage, replay)
     ended = background().run(patiently(lambda: _again(client, execution)))
     stage.say(f"▸ {name_in_words(ended, replay.code)} {outcome_in_words(ended, time.time(), replay)}")
     say_what_it_bound(stage, client, ended, replay)

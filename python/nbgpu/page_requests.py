@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from nbgpu.client.background import background
+from nbgpu.client.background import background, run_telling
 from nbgpu.notebook import this_notebook
-from nbgpu.session import run_telling
 
 
 def synchronise(session_id: str) -> str:

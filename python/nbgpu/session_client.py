@@ -190,7 +190,7 @@ class SessionClient:
             request.note_timeout(event)
 
     def on_dropped(self, first: int, last: int) -> None:
-        _tell(dropped_in_words(first, last))
+        _tell(words.dropped_in_words(first, last))
 
     def on_choice(self, notebook_id: str, session_id: str) -> None:
         self._on_choice(self, notebook_id, session_id)
@@ -257,11 +257,6 @@ class SessionClient:
     def _publish_late(self, message: Message) -> None:
         if message.parent_header.get("nbgpu_client") == CLIENT_ID:
             self._late_publisher().publish(message)
-
-
-def dropped_in_words(first: int, last: int) -> str:
-    """Returns what is said of messages, by their numbers, that are not held any more."""
-    return f"{last - first + 1} messages of the session were dropped by the agent before they could be fetched"
 
 
 def _tell(text: str) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import time
 import uuid
 from collections.abc import Callable
 from datetime import datetime, timezone
 
-from nbgpu.missed_replay import Output, as_message
+from nbgpu.client.connection import Message
 from nbgpu.notebook import current_request
 from nbgpu.output import Publisher, choose_publisher
+from nbgpu.replay import Output, text_output
+from nbgpu_protocol.v1 import session_pb2
 
 BURST_BYTES = 2_000_000
 BYTES_PER_S = 800_000
@@ -43,7 +46,7 @@ class Stage:
 
     def say(self, text: str) -> None:
         """Shows a line of ours."""
-        self.show(Output("stream", {"name": "stdout", "text": f"{text}\n"}))
+        self.show(text_output("stdout", f"{text}\n"))
 
     def let_clear(self) -> None:
         """From now on what is shown may be cleared by what comes next; what was shown before stays."""
@@ -83,11 +86,16 @@ class Stage:
     def _send(self, output: Output) -> None:
         header = {
             "msg_id": uuid.uuid4().hex,
+            "msg_type": output.kind,
             "username": self._parent_header.get("username", ""),
             "date": datetime.now(timezone.utc).isoformat(),
             "version": self._parent_header.get("version", "5.3"),
         }
-        self._publisher.publish(as_message(output, self._parent_header, header))
+        content = memoryview(json.dumps(output.content).encode())
+        metadata = memoryview(output.metadata)
+        self._publisher.publish(
+            Message(session_pb2.IOPUB, header, dict(self._parent_header), metadata, content, output.buffers)
+        )
 
     def _keep_pace(self, size_bytes: int) -> None:
         now_s = self._clock()

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from nbgpu.client.executions import list_executions
 from nbgpu.client.pool import Pool
 from nbgpu.missed import executions_table, find, missed, name_in_words, outcome_in_words
-from nbgpu.missed_reading import read_replay
-from nbgpu.missed_replay import Output
+from nbgpu.missed_reading import read_output
+from nbgpu.replay import Output
 
 COMMAND = "nbgpu output SESSION"
 
@@ -40,16 +40,13 @@ async def print_output(pool: Pool, session_id: str, given: Sequence[str]) -> Non
         AgentUnreachableError: The agent does not answer, again and again.
     """
     execution = find((await list_executions(pool, session_id)).executions, given, COMMAND)
-    replay = await read_replay(pool, session_id, execution)
+    replay, area = await read_output(pool, session_id, execution)
     outcome = outcome_in_words(execution, time.time(), replay)
     print(f"{name_in_words(execution, replay.code)} {outcome}", file=sys.stderr, flush=True)
     if replay.is_cut:
         print("its first output is no longer held by the agent", file=sys.stderr, flush=True)
-    for each in replay.outputs():
+    for each in area.outputs():
         _print(each)
-    failure = replay.failure()
-    if failure is not None:
-        _print(failure)
 
 
 def _print(output: Output) -> None:

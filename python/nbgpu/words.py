@@ -211,3 +211,8 @@ def samples_table(accelerators: Iterable[pool_pb2.Accelerator], samples: Iterabl
             )
         )
     return table(("ACCELERATOR", "BUSY", "MEMORY", "POWER", "TEMPERATURE"), rows)
+
+
+def dropped_in_words(first: int, last: int) -> str:
+    """Returns what is said of messages, by their numbers, that are not held any more."""
+    return f"{last - first + 1} messages of the session were dropped by the agent before they could be fetched"

@@ -163,21 +163,21 @@ async def test_what_a_cell_is_known_again_by_is_kept_and_so_is_that_its_notebook
                 )
             executions = (await listed(client)).executions
             assert [(each.source_digest, each.shown_before) for each in executions] == [("sha256:1", "[]")] * 3
-            assert not any(each.settled for each in executions)
+            assert not any(each.saved for each in executions)
             session.record.new_executions()
 
-            request = session_pb2.SettleExecutionsRequest(session_id=session.info().id, cell_ids=["cell-1", ""])
-            await client.stub.SettleExecutions(request)
+            request = session_pb2.NoteSavedRequest(session_id=session.info().id, cell_ids=["cell-1", ""])
+            await client.stub.NoteSaved(request)
             executions = (await listed(client)).executions
-            assert [(each.settled, each.shown) for each in executions] == [(True, True), (False, False), (True, True)]
+            assert [(each.saved, each.shown) for each in executions] == [(True, True), (False, False), (True, True)]
             written = [execution_from_json(each) for _, each in session.record.new_executions()[0]]
-            assert [(each.cell_id, each.settled) for each in written] == [("cell-1", True)] * 2
+            assert [(each.cell_id, each.saved) for each in written] == [("cell-1", True)] * 2
             shown = session_info_message(session.info(), UNKNOWN_NODE, PriceList())
             assert [(each.source_digest, each.shown_before) for each in shown.last_executions] == [("sha256:1", "")] * 3
 
-            too_many = session_pb2.SettleExecutionsRequest(session_id=session.info().id, cell_ids=["x"] * 10_001)
+            too_many = session_pb2.NoteSavedRequest(session_id=session.info().id, cell_ids=["x"] * 10_001)
             with pytest.raises(grpc.aio.AioRpcError, match="10001 cells at once"):
-                await client.stub.SettleExecutions(too_many)
+                await client.stub.NoteSaved(too_many)
 
 
 async def test_an_observer_reads_and_is_not_the_notebook(tmp_path: Path) -> None:

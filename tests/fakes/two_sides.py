@@ -16,7 +16,8 @@ from nbgpu.values.closure import NotebookNames
 from nbgpu.values.exchange import Exchange
 from nbgpu.values.handle import Handle, Home
 from nbgpu.values.names import analyse
-from nbgpu.values.synchroniser import Synchroniser, Wish
+from nbgpu.values.synchroniser import Synchroniser
+from nbgpu.values.wish import Wish
 from nbgpu_kernel.values.blob_files import BlobFiles
 from nbgpu_kernel.values.definitions import Definitions
 from nbgpu_kernel.values.exchange import UndecodableError
@@ -87,7 +88,7 @@ class TwoSides:
             "notebook",
         )
         exchange._synchronisers[self.client] = self.synchroniser  # type: ignore[index]
-        self.exchange = Exchange(self.client, self._run)  # type: ignore[arg-type]
+        self.exchange = Exchange(self.client, self._run, lambda _, handle: self.fetch(handle), lambda *_: None)  # type: ignore[arg-type]
 
     def restart_session(self) -> None:
         """Gives the session a fresh kernel."""

@@ -24,6 +24,7 @@ from traitlets.config import Config
 from agent_processes import KEPT
 from nbgpu.client.embedded import find_agent
 from nbgpu.client.pool import Pool
+from notebook_kernel import NotebookKernel, notebook_kernel
 
 GONE_WITHIN_S = 90
 LOOK_AGAIN_S = 0.2
@@ -114,6 +115,21 @@ def assert_nothing_left(folder: Path) -> None:
     agent = folder / "agent"
     left_files = sorted(str(path.relative_to(agent)) for path in agent.rglob("*")) if agent.exists() else []
     assert set(left_files) <= KEPT, "the agent left files behind"
+
+
+@pytest.fixture(scope="module")
+def notebook(own_folders: Path) -> Iterator[NotebookKernel]:
+    """A notebook in a folder of its own, attached to one of two accelerators."""
+    work = own_folders / "work"
+    work.mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NBGPU_SIMULATE", "H100x2")
+        patch.chdir(work)
+        with notebook_kernel(own_folders) as kernel:
+            assert not kernel.run("%load_ext nbgpu").errors
+            attached = kernel.run("%gpu attach H100")
+            assert "attached to H100" in attached.text(), attached.messages
+            yield kernel
 
 
 @pytest.fixture(scope="module")

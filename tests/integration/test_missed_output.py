@@ -188,7 +188,7 @@ def test_a_restart_of_the_notebooks_kernel_does_not_interrupt_the_cell(
 ) -> None:
     gate = tmp_path / "go on"
     notebook.run("%%gpu H100\npass")
-    notebook.run("import nbgpu.session\nnbgpu.session.HOLD_S = 60")  # however slow this machine is
+    notebook.run("import nbgpu.interruption\nnbgpu.interruption.HOLD_S = 60")  # however slow this machine is
     notebook.start(f"%%gpu\n{BEGINS}{WAITS % str(gate)}print('ends')")
     notebook.wait_for_text("begins")
     notebook.restart(now=at_once)  # which interrupts the kernel first

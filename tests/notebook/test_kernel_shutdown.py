@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nbgpu import session
+from nbgpu import interruption
 from nbgpu.kernel_shutdown import NotebookEndingError, ShutdownWatch
 
 
@@ -24,7 +24,7 @@ def test_a_shutdown_is_heard_of_and_takes_place() -> None:
     assert kernel.do_shutdown(True) == {"status": "ok"}
     assert kernel.shut_down == [True]
     assert watch.is_asked_within(0)
-    assert session._is_ending(watch)
+    assert interruption._is_ending(watch)
 
 
 def test_who_interrupts_again_meanwhile_is_a_person() -> None:
@@ -32,11 +32,11 @@ def test_who_interrupts_again_meanwhile_is_a_person() -> None:
         def is_asked_within(self, seconds: float) -> bool:
             raise KeyboardInterrupt
 
-    assert not session._is_ending(Pressed(Kernel()))
+    assert not interruption._is_ending(Pressed(Kernel()))
 
 
 def test_without_a_jupyter_kernel_an_interrupt_is_a_persons() -> None:
-    assert not session._is_ending(None)
+    assert not interruption._is_ending(None)
 
 
 def test_it_is_shown_as_an_interrupt_in_one_line() -> None:

@@ -8,10 +8,11 @@ import pytest
 
 from nbgpu import errors
 from nbgpu.client.connection import Message
-from nbgpu.client.recorded import Beginning, Recorded
+from nbgpu.client.journal import Beginning, Recorded
 from nbgpu.execution import Request
 from nbgpu.remote_exceptions import rendered
-from nbgpu.replay import Replay, joined
+from nbgpu.replay import Output, joined
+from nbgpu.server.page_replay import PageReplay
 from nbgpu_kernel.ranks import spmd_replies
 from nbgpu_protocol.v1 import pool_pb2, session_pb2
 
@@ -104,10 +105,11 @@ def live(script):
 
 def entries(script):
     for number, each in enumerate(script, FIRST):
-        if isinstance(each, session_pb2.CellTimedOut):
-            yield Recorded(number, session_pb2.Entry(number=number, cell_timed_out=each))
-        else:
-            yield Recorded(number, each)
+        yield Recorded(number, each)
+
+
+def as_messages(outputs):
+    return [{"msg_type": each.kind, "content": each.content} for each in outputs]
 
 
 def execution(**fields):
@@ -116,17 +118,15 @@ def execution(**fields):
 
 @pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS)
 def test_the_same_is_shown_as_in_the_notebook(script):
-    replay = Replay(execution(), 0)
+    replay = PageReplay(execution(), 0)
     assert replay.after_number == FIRST - 1
-    shown = [
-        output for piece in ([Beginning(0, 0)], *([each] for each in entries(script))) for output in replay.take(piece)
-    ]
-    assert shown == live(script)
+    pieces = [[Beginning(0, 0)], *([each] for each in entries(script))]
+    assert as_messages(output for piece in pieces for output in replay.take(piece)) == live(script)
     assert replay.is_over
 
 
 def test_it_is_known_when_what_comes_is_new():
-    replay = Replay(execution(), FIRST + 1)
+    replay = PageReplay(execution(), FIRST + 1)
     assert replay.take([Beginning(FIRST + 1, 0), Recorded(FIRST, stream("a"))]) != []
     assert not replay.is_caught_up
     replay.take([Recorded(FIRST + 1, stream("b"))])
@@ -134,8 +134,14 @@ def test_it_is_known_when_what_comes_is_new():
     assert not replay.is_over
 
 
+def test_what_is_told_to_others_counts_for_it():
+    replay = PageReplay(execution(), FIRST + 1)
+    assert replay.take([Beginning(FIRST + 1, 0), Recorded(FIRST, stream("a")), Recorded(FIRST + 1, None)]) != []
+    assert replay.is_caught_up
+
+
 def test_one_that_waits_for_others_begins_where_the_journal_ends():
-    assert Replay(execution(first_number=0), 40).after_number == 40
+    assert PageReplay(execution(first_number=0), 40).after_number == 40
 
 
 def test_what_the_notebook_showed_before_comes_first():
@@ -143,62 +149,62 @@ def test_what_the_notebook_showed_before_comes_first():
         {"output_type": "stream", "name": "stderr", "text": "nbgpu: no GPU is offered here\n"},
         {"output_type": "display_data", "data": {"text/plain": "▸ on CPU"}, "metadata": {}},
     ]
-    shown = Replay(execution(shown_before=json.dumps(outputs)), 0).take([Beginning(0, 0)])
-    assert shown == [
+    shown = PageReplay(execution(shown_before=json.dumps(outputs)), 0).take([Beginning(0, 0)])
+    assert as_messages(shown) == [
         {"msg_type": "stream", "content": {"name": "stderr", "text": "nbgpu: no GPU is offered here\n"}},
         {"msg_type": "display_data", "content": {"data": {"text/plain": "▸ on CPU"}, "metadata": {}}},
     ]
-    assert Replay(execution(shown_before="no JSON"), 0).take([Beginning(0, 0)]) == []
+    assert PageReplay(execution(shown_before="no JSON"), 0).take([Beginning(0, 0)]) == []
 
 
 def test_what_is_not_there_any_more_is_said():
-    replay = Replay(execution(), 20)
-    shown = replay.take([Beginning(20, 13), session_pb2.Gap(until_number=13), Recorded(14, stream("late"))])
+    replay = PageReplay(execution(), 20)
+    shown = replay.take(
+        [Beginning(20, 13), Recorded(0, session_pb2.Gap(until_number=13)), Recorded(14, stream("late"))]
+    )
     text = "nbgpu: 3 messages of the session were dropped by the agent before they could be fetched\n"
-    assert [each["content"]["text"] for each in shown] == [text, "late"]
+    assert [each.content["text"] for each in shown] == [text, "late"]
     assert replay.dropped == 3
 
 
 @pytest.mark.parametrize(
-    ("entry", "ename", "words"),
+    ("said", "ename", "words"),
     [
         (
-            session_pb2.Entry(
-                kernel_event=session_pb2.KernelEvent(kind=session_pb2.KernelEvent.ENDED, exit={"signal": 9})
-            ),
+            session_pb2.KernelEvent(kind=session_pb2.KernelEvent.ENDED, exit={"signal": 9}),
             "KernelDiedError",
             "killed by SIGKILL",
         ),
-        (session_pb2.Entry(session_closed={"reason": "it was idle"}), "SessionClosedError", "it was idle"),
+        (session_pb2.SessionClosed(reason="it was idle"), "SessionClosedError", "it was idle"),
         (
-            session_pb2.Entry(request_refused={"request_id": "r1", "error": {"message": "no kernel"}}),
+            session_pb2.RequestRefused(request_id="r1", error={"message": "no kernel"}),
             "AgentFaultError",
             "no kernel",
         ),
     ],
 )
-def test_a_cell_that_ended_without_an_answer_fails_as_in_the_notebook(entry, ename, words):
-    replay = Replay(execution(), 0)
-    (shown,) = replay.take([Beginning(0, 0), Recorded(FIRST, entry)])
-    content = shown["content"]
+def test_a_cell_that_ended_without_an_answer_fails_as_in_the_notebook(said, ename, words):
+    replay = PageReplay(execution(), 0)
+    (shown,) = replay.take([Beginning(0, 0), Recorded(FIRST, said)])
+    content = shown.content
     assert replay.is_over
-    assert (shown["msg_type"], content["ename"]) == ("error", ename)
+    assert (shown.kind, content["ename"]) == ("error", ename)
     assert words in content["evalue"]
     assert content["traceback"] == [f"\x1b[31m{ename}\x1b[0m: {content['evalue']}"]
     assert issubclass(getattr(errors, ename), errors.Error)
 
 
 def test_one_that_has_ended_does_not_wait_for_an_end_that_is_lost():
-    replay = Replay(execution(ended_unix_s=5.0), FIRST)
+    replay = PageReplay(execution(ended_unix_s=5.0), FIRST)
     shown = replay.take([Beginning(FIRST, 0), Recorded(FIRST, stream("a"))])
     assert replay.is_over
-    assert [each["msg_type"] for each in shown] == ["stream", "error"]
+    assert [each.kind for each in shown] == ["stream", "error"]
 
 
 def test_text_is_joined_only_where_nothing_is_between():
     pieces = [stream("a"), stream("b"), stream("c", name="stderr"), stream("d"), message("clear_output"), stream("e")]
-    outputs = [{"msg_type": each.type, "content": each.content()} for each in pieces]
-    assert [(each["msg_type"], each["content"].get("text")) for each in joined(outputs)] == [
+    outputs = [Output(each.type, each.content()) for each in pieces]
+    assert [(each.kind, each.content.get("text")) for each in joined(outputs)] == [
         ("stream", "ab"),
         ("stream", "c"),
         ("stream", "d"),
@@ -225,6 +231,6 @@ def test_no_pickle_is_opened(tmp_path, is_of_ranks):
         answer = reply("error", **{spmd_replies.FIELD: {**INTERRUPTED, "failures": failures}})
     else:
         answer = reply("error", nbgpu_exception=packed, **ZERO)
-    shown = Replay(execution(), 0).take([Beginning(0, 0), *entries([message("error", **ZERO), IDLE, answer])])
-    assert [each["msg_type"] for each in shown] == ["error"]
+    shown = PageReplay(execution(), 0).take([Beginning(0, 0), *entries([message("error", **ZERO), IDLE, answer])])
+    assert [each.kind for each in shown] == ["error"]
     assert not (tmp_path / "opened").exists()

@@ -39,7 +39,10 @@ NARROW = """:root { --jp-sidebar-min-width: 100px !important; }
 #jp-left-stack { overflow: visible !important; z-index: 1; }
 #nbgpu-panel { width: %dpx !important; }"""
 INKED = """index => {
-  const canvas = document.querySelectorAll('.nbgpu-Charts [data-accelerator]')[index].querySelector('canvas');
+  const canvas = document.querySelectorAll('.nbgpu-Charts [data-accelerator]')[index]?.querySelector('canvas');
+  if (!canvas) {
+    return false;
+  }
   const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
   return data.some(byte => byte !== 0);
 }"""

@@ -161,7 +161,7 @@ def test_a_page_that_is_loaded_anew_shows_what_was_said_meanwhile_until_it_is_pu
     lab.wait_until_run()
     assert alike(saved_cell(lab, "reloaded.ipynb"), gate) == alike(undisturbed, gate)
 
-    with lab.page.expect_response(lambda response: "/settle" in response.url) as answer:
+    with lab.page.expect_response(lambda response: "/saved" in response.url) as answer:
         lab.select_cell(1)
         lab.execute("notebook:clear-cell-output")
     assert answer.value.status == 204

@@ -39,7 +39,7 @@ interface IReplay {
  */
 export class Replays implements IDisposable {
   private readonly _replays = new Map<string, IReplay>();
-  private readonly _unsettled = new Set<string>();
+  private readonly _unsaved = new Set<string>();
   private _socket: WebSocket | null = null;
   private _asked = '';
   private _timer: ReturnType<typeof setTimeout> | undefined;
@@ -101,7 +101,7 @@ export class Replays implements IDisposable {
   /** Takes note that a person does not want to see the output of a cell any more. */
   putAway(cell: CodeCell): void {
     if (usesGpu(cell.model.sharedModel.getSource()) || this.runs.has(cell)) {
-      this._settle([cell.model.id]);
+      this._noteSaved([cell.model.id]);
     }
   }
 
@@ -215,7 +215,7 @@ export class Replays implements IDisposable {
     if (message.over) {
       this._replays.delete(message.cell_id);
     }
-    this._unsettled.add(message.cell_id);
+    this._unsaved.add(message.cell_id);
     replay.run?.end();
     this.onStep();
   }
@@ -225,25 +225,25 @@ export class Replays implements IDisposable {
       return;
     }
     for (const { cell } of this.runs.completed) {
-      this._unsettled.add(cell.model.id);
+      this._unsaved.add(cell.model.id);
     }
     const running = new Set(this.runs.active.map(({ cell }) => cell.model.id));
-    const settled = [...this._unsettled].filter(id => !running.has(id));
-    if (settled.length > 0) {
-      this._settle(settled);
+    const saved = [...this._unsaved].filter(id => !running.has(id));
+    if (saved.length > 0) {
+      this._noteSaved(saved);
     }
   };
 
-  private _settle(cellIds: readonly string[]): void {
+  private _noteSaved(cellIds: readonly string[]): void {
     const kernelId = this._kernelId;
     const state = this.page.state;
     if (kernelId === null || state === null || sessionsToAsk(state, kernelId).length === 0) {
       return;
     }
     for (const id of cellIds) {
-      this._unsettled.delete(id);
+      this._unsaved.delete(id);
     }
-    this.page.server.settle(kernelId, cellIds).catch(() => {
+    this.page.server.noteSaved(kernelId, cellIds).catch(() => {
       // it is found to be there when the notebook is opened
     });
   }

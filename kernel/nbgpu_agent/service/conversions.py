@@ -147,7 +147,7 @@ def execution_message(execution: Execution, prices: PriceList, *, attended: bool
         cell_id=execution.cell_id,
         code_digest=execution.code_digest,
         source_digest=execution.source_digest,
-        settled=execution.settled,
+        saved=execution.saved,
         first_number=execution.first_number,
         last_number=execution.last_number,
         shown=execution.shown,

@@ -119,14 +119,14 @@ class SessionService(session_pb2_grpc.SessionServicer):
         )
 
     @translated
-    async def SettleExecutions(  # noqa: N802
-        self, request: session_pb2.SettleExecutionsRequest, context: Context
-    ) -> session_pb2.SettleExecutionsResponse:
+    async def NoteSaved(  # noqa: N802
+        self, request: session_pb2.NoteSavedRequest, context: Context
+    ) -> session_pb2.NoteSavedResponse:
         session = self._registry.get(request.session_id)
         if len(request.cell_ids) > _MAX_CELLS:
             raise InvalidRequestError(f"{len(request.cell_ids)} cells at once, {_MAX_CELLS} at most")
-        session.executions.settle(frozenset(request.cell_ids) - {""})
-        return session_pb2.SettleExecutionsResponse()
+        session.executions.note_saved(frozenset(request.cell_ids) - {""})
+        return session_pb2.NoteSavedResponse()
 
     @translated
     async def ReadEntries(  # noqa: N802

@@ -11,6 +11,7 @@ import atexit
 import concurrent.futures
 import contextlib
 import functools
+import queue
 import sys
 import threading
 from collections.abc import Callable, Coroutine
@@ -18,7 +19,7 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-# Waiting on a lock without a timeout cannot be interrupted on Windows.
+# Waiting on a lock or a queue without a timeout cannot be interrupted on Windows.
 _WAIT_S = 0.1 if sys.platform == "win32" else None
 
 
@@ -100,3 +101,34 @@ def wait_for(future: concurrent.futures.Future[T]) -> T:
 def background() -> BackgroundLoop:
     """Returns the process's one background loop, started at the first call."""
     return BackgroundLoop()
+
+
+def run_telling(
+    start: Callable[[Callable[[Any], None]], Coroutine[Any, Any, T]], on_update: Callable[[Any], None] | None
+) -> T:
+    """Runs a coroutine on the background loop, and tells its updates on this thread."""
+    events: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    done = object()
+    future = background().submit(start(events.put))
+    future.add_done_callback(lambda _: events.put(done))
+    try:
+        while (event := _next(events)) is not done:
+            if on_update is not None:
+                on_update(event)
+    except KeyboardInterrupt:
+        future.cancel()
+        raise
+    return wait_for(future)
+
+
+def _next(events: queue.SimpleQueue[Any]) -> Any:
+    while True:
+        try:
+            return events.get(timeout=_WAIT_S)
+        except queue.Empty:
+            continue
+
+
+async def awaited(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Awaits a coroutine of the background loop from the person's own loop."""
+    return await asyncio.wrap_future(background().submit(coroutine))

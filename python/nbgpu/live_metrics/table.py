@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import TextIO
 
 from nbgpu import words
+from nbgpu.client.background import run_telling
 from nbgpu.live_metrics.readings import Row, live_rows, shown_accelerators
-from nbgpu.session import run_telling
 
 _HISTORY_S = 3.0
 """Long enough for one reading at every interval that is usual."""

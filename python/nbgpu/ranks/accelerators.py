@@ -10,11 +10,11 @@ from typing import Any
 from IPython.core.getipython import get_ipython
 
 from nbgpu import words
-from nbgpu.client.background import background
+from nbgpu.client.background import background, run_telling
 from nbgpu.errors import SpecError
 from nbgpu.notebook import this_notebook
 from nbgpu.progress import OpeningProgress
-from nbgpu.session import Session, open_session, run_telling
+from nbgpu.session import open_session
 from nbgpu.session_client import SessionClient
 from nbgpu.spec import Alternative, Spec, parse_spec
 from nbgpu_protocol.accelerator_types import CPU
@@ -101,7 +101,7 @@ def find_session(wanted: Wanted) -> SessionClient:
     with OpeningProgress(get_ipython(), words.accelerators_in_words(held) if held else "") as progress:
         client, existing = open_session(spec, on_update=progress)
     if not existing:
-        Session(client)  # outside of a notebook, nobody could find it again: it is closed with this process
+        notebook.close_at_end(client)
     if notebook.chosen is None:
         notebook.chosen = client
     elif not existing:

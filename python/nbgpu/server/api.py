@@ -59,7 +59,7 @@ class PoolBody(TypedDict, total=False):
     """That is exchanged for a token; with `grpcs://`."""
 
 
-class SettleBody(TypedDict, total=False):
+class SavedBody(TypedDict, total=False):
     cell_ids: list[str]
 
 

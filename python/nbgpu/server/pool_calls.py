@@ -15,17 +15,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nbgpu import errors
-from nbgpu.client import executions, pools, recorded
+from nbgpu.client import executions, journal, pools
 from nbgpu.client.discovery import connect
 from nbgpu.client.pairing import Invitation, pair, read_invitation
 from nbgpu.client.pool import Pool
 from nbgpu.client.pool_choice import Fit, choose_pool, fit
 from nbgpu.client.trust import UntrustedAgentError, fetch_trust, is_tls
-from nbgpu.replay import Output, Replay, joined
+from nbgpu.replay import Output
 from nbgpu.server.conversion import PHASES, node_view, samples_text, state_view
-from nbgpu.server.missed import CellExecution
+from nbgpu.server.page_replay import PageReplay
 from nbgpu.server.problems import PoolLostError, RefusedError
 from nbgpu.server.thinning import Thinner
+from nbgpu.server.unsaved import CellExecution
 from nbgpu.server.views import Phase, PoolTestView, StateView
 from nbgpu.spec import Spec, parse_spec
 from nbgpu.stack_report import stacks_in_words
@@ -180,17 +181,17 @@ class PoolCalls:
 
     async def cell_executions(self, session_id: str) -> list[CellExecution]:
         """Returns what the session has executed, executes and is to execute; nothing of an agent that is too old."""
-        if recorded.CAPABILITY not in self._pool.capabilities:
+        if executions.SAVED_CAPABILITY not in self._pool.capabilities:
             return []
         with _translated():
             response = await executions.list_executions(self._pool, session_id)
         return [_cell_execution(session_id, each) for each in response.executions]
 
-    async def settle_executions(self, session_id: str, cell_ids: Sequence[str]) -> None:
-        """Notes that what these cells have put out is not needed any more."""
-        if recorded.CAPABILITY in self._pool.capabilities:
+    async def note_saved(self, session_id: str, cell_ids: Sequence[str]) -> None:
+        """Notes that what these cells have put out is in their notebook's file, or was cleared away."""
+        if executions.SAVED_CAPABILITY in self._pool.capabilities:
             with _translated():
-                await recorded.settle_executions(self._pool, session_id, cell_ids)
+                await executions.note_saved(self._pool, session_id, cell_ids)
 
     async def replay(self, session_id: str, execution_id: str) -> AsyncGenerator[ReplayPiece, None]:
         """Yields what a cell showed from its beginning on, and what it shows until it is over."""
@@ -199,12 +200,12 @@ class PoolCalls:
             execution = next((each for each in response.executions if each.request_id == execution_id), None)
             if execution is None:
                 return
-            replay = Replay(execution, response.last_number)
-            pieces = recorded.follow(self._pool, session_id, replay.after_number)
+            replay = PageReplay(execution, response.last_number)
+            pieces = journal.follow(self._pool, session_id, replay.after_number)
             async with contextlib.aclosing(pieces) as entries:
                 async for piece in entries:
                     was_caught_up = replay.is_caught_up
-                    outputs = joined(replay.take(piece))
+                    outputs = replay.take(piece)
                     if outputs or replay.is_over or replay.is_caught_up != was_caught_up:
                         yield ReplayPiece(outputs, replay.dropped, replay.is_caught_up, replay.is_over)
                     if replay.is_over:
@@ -255,7 +256,7 @@ def _cell_execution(session_id: str, execution: pool_pb2.Execution) -> CellExecu
         execution.execution_count or None,
         execution.started_unix_s,
         is_waiting=execution.state == pool_pb2.EXECUTION_WAITING,
-        is_settled=execution.settled,
+        is_saved=execution.saved,
     )
 
 

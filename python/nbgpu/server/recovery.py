@@ -1,4 +1,4 @@
-"""Gives a notebook that has another kernel its sessions back, and finds what it has missed of them."""
+"""Gives a notebook that has another kernel its sessions back, and finds what its cells lack of them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from nbgpu.notebook_key import notebook_key
-from nbgpu.server.missed import Cell, CellExecution, missed
 from nbgpu.server.notebooks import file_of, has_kernel
 from nbgpu.server.problems import PoolLostError, RefusedError
+from nbgpu.server.unsaved import Cell, CellExecution, unsaved
 from nbgpu.server.views import SessionView, StateView
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def sessions_of(hub: Hub, kernel_id: str) -> list[tuple[PoolCalls, SessionView]]
     ]
 
 
-async def find_missed(hub: Hub, kernel_id: str, cells: Sequence[Cell]) -> list[tuple[PoolCalls, CellExecution]]:
+async def find_unsaved(hub: Hub, kernel_id: str, cells: Sequence[Cell]) -> list[tuple[PoolCalls, CellExecution]]:
     """Returns the executions in the notebook's own sessions whose output its cells lack, and where to have it.
 
     Raises:
@@ -84,11 +84,11 @@ async def find_missed(hub: Hub, kernel_id: str, cells: Sequence[Cell]) -> list[t
         with contextlib.suppress(RefusedError):  # closed a moment ago, another user's, or of an older agent
             executions += await calls.cell_executions(session["id"])
             calls_of[session["id"]] = calls
-    return [(calls_of[each.session_id], each) for each in missed(cells, executions)]
+    return [(calls_of[each.session_id], each) for each in unsaved(cells, executions)]
 
 
-async def settle(hub: Hub, kernel_id: str, cell_ids: Sequence[str]) -> None:
-    """Has the agents know that the notebook needs nothing any more that these cells have put out until now."""
+async def note_saved(hub: Hub, kernel_id: str, cell_ids: Sequence[str]) -> None:
+    """Has the agents know that the notebook's file has what these cells have put out until now."""
     for calls, session in sessions_of(hub, kernel_id):
         with contextlib.suppress(PoolLostError, RefusedError):  # it is shown again then, and found to be there
-            await calls.settle_executions(session["id"], cell_ids)
+            await calls.note_saved(session["id"], cell_ids)

@@ -15,14 +15,14 @@ from tornado.web import HTTPError, authenticated
 from tornado.websocket import WebSocketClosedError, WebSocketHandler
 
 from nbgpu.cell_record import source_digest
-from nbgpu.server.api import AUTH_RESOURCE, Operation, SettleBody
+from nbgpu.server.api import AUTH_RESOURCE, Operation, SavedBody
 from nbgpu.server.ending import end_tasks
 from nbgpu.server.handlers import NbgpuHandler
 from nbgpu.server.hub import LOOK_UP_DEADLINE_S, Hub
-from nbgpu.server.missed import Cell, CellExecution
 from nbgpu.server.notebooks import has_kernel
 from nbgpu.server.problems import PoolLostError, RefusedError
-from nbgpu.server.recovery import find_missed, give_back, settle
+from nbgpu.server.recovery import find_unsaved, give_back, note_saved
+from nbgpu.server.unsaved import Cell, CellExecution
 from nbgpu.server.views import OutputView, ReplayMessage
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class ReplayHandler(WebSocketMixin, WebSocketHandler, JupyterHandler):
                 async with self._hub.in_use():
                     await self._hub.settle(LOOK_UP_DEADLINE_S)
                     await give_back(self._hub, self.settings, self._kernel_id)
-                    found = await find_missed(self._hub, self._kernel_id, cells)
+                    found = await find_unsaved(self._hub, self._kernel_id, cells)
                     await self._replay_all(found)
             except PoolLostError:
                 code = _TRY_AGAIN
@@ -109,9 +109,7 @@ class ReplayHandler(WebSocketMixin, WebSocketHandler, JupyterHandler):
                         cell_id=execution.cell_id,
                         request_id=execution.message_id,
                         execution_count=execution.execution_count,
-                        outputs=[
-                            OutputView(msg_type=each["msg_type"], content=each["content"]) for each in piece.outputs
-                        ],
+                        outputs=[OutputView(msg_type=each.kind, content=each.content) for each in piece.outputs],
                         dropped=piece.dropped,
                         caught_up=piece.is_caught_up,
                         over=piece.is_over,
@@ -119,13 +117,13 @@ class ReplayHandler(WebSocketMixin, WebSocketHandler, JupyterHandler):
                     await self.write_message(json.dumps(message, separators=(",", ":")))
 
 
-class SettleHandler(NbgpuHandler):
-    """Hears what is not needed any more."""
+class SavedHandler(NbgpuHandler):
+    """Hears what is saved."""
 
     OPERATIONS: ClassVar[dict[str, Operation]] = {
         "post": Operation(
             "Notes that the notebook's file has what these cells have put out until now, or that a person cleared it",
-            body=SettleBody,
+            body=SavedBody,
             status=204,
         )
     }
@@ -138,7 +136,7 @@ class SettleHandler(NbgpuHandler):
             raise RefusedError(f"the server has no kernel {kernel_id!r:.100}", None, "no_such_kernel", 404)
         async with self.hub.in_use():
             await self.hub.settle(LOOK_UP_DEADLINE_S)
-            await settle(self.hub, kernel_id, cell_ids)
+            await note_saved(self.hub, kernel_id, cell_ids)
         self.set_status(204)
         self.finish()
 

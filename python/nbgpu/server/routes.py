@@ -13,7 +13,7 @@ from tornado.web import authenticated
 from nbgpu.server.api import ErrorBody, Operation, schema_of
 from nbgpu.server.handlers import EventsHandler, NbgpuHandler, RetryHandler, SamplesHandler, StateHandler
 from nbgpu.server.pool_handlers import PoolHandler, PoolsHandler, PoolTestHandler
-from nbgpu.server.replay_handlers import ReplayHandler, SettleHandler
+from nbgpu.server.replay_handlers import ReplayHandler, SavedHandler
 from nbgpu.server.session_handlers import (
     AttachHandler,
     DetachHandler,
@@ -58,7 +58,7 @@ ROUTES: dict[str, type[NbgpuHandler | EventsHandler | ReplayHandler]] = {
     "/sessions/{session_id}/logs": LogsHandler,
     "/sessions/{session_id}/stacks": StacksHandler,
     "/notebooks/{kernel_id}/replay": ReplayHandler,
-    "/notebooks/{kernel_id}/settle": SettleHandler,
+    "/notebooks/{kernel_id}/saved": SavedHandler,
     "/requests/{request_id}": RequestHandler,
     "/pools": PoolsHandler,
     "/pools/test": PoolTestHandler,

@@ -7,7 +7,7 @@ import sys
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from IPython.core.getipython import get_ipython
 
@@ -19,11 +19,17 @@ from nbgpu.values.closure import NotebookNames
 from nbgpu.values.errors import InputError, NotDefinedError, NotPicklableError, StaleHandleError
 from nbgpu.values.handle import Handle, Home
 from nbgpu.values.in_place import uninterrupted
-from nbgpu.values.synchroniser import Incoming, Outgoing, Synchroniser, Wish
+from nbgpu.values.incoming import Incoming
+from nbgpu.values.outgoing import Outgoing
+from nbgpu.values.synchroniser import Synchroniser
 from nbgpu.values.transfer import Transfer
+from nbgpu.values.wish import Wish
 from nbgpu_kernel.values.definitions import Definitions
 from nbgpu_protocol import blobs
 from nbgpu_protocol.discovery import agent_folder, read_record
+
+Fetch: TypeAlias = Callable[[SessionClient, Handle], Any]
+Look: TypeAlias = Callable[[SessionClient, str], dict[str, Any] | None]
 
 
 class Run(Protocol):
@@ -38,12 +44,14 @@ class Exchange:
     Args:
         client: The session.
         run: Runs code in it.
+        fetch: Brings the value of a handle of a session, at any time.
+        look: Asks a session's kernel of an object, by its id; see `nbgpu.kernel_questions.look_at_object`.
     """
 
-    def __init__(self, client: SessionClient, run: Run) -> None:
+    def __init__(self, client: SessionClient, run: Run, fetch: Fetch, look: Look) -> None:
         self._client = client
         self._run = run
-        self._synchroniser = _synchroniser_of(client)
+        self._synchroniser = _synchroniser_of(client, fetch, look)
 
     def run_cell(self, code: str, wish: Wish, finish: Callable[[Request], Any]) -> Any:
         """Runs a cell; returns what `finish` does, which raises what the cell raised. Only if not, values are bound.
@@ -181,14 +189,14 @@ def account_of(client: SessionClient) -> Account:
     return found.account() if found is not None else Account()
 
 
-def _synchroniser_of(client: SessionClient) -> Synchroniser:
+def _synchroniser_of(client: SessionClient, fetch: Fetch, look: Look) -> Synchroniser:
     found = _synchronisers.get(client)
     if found is None:
-        found = _synchronisers[client] = _make_synchroniser(client)
+        found = _synchronisers[client] = _make_synchroniser(client, fetch, look)
     return found
 
 
-def _make_synchroniser(client: SessionClient) -> Synchroniser:
+def _make_synchroniser(client: SessionClient, fetch: Fetch, look: Look) -> Synchroniser:
     reference = weakref.ref(client)  # which it must not keep alive: it is kept for as long as the client is
     home = _home(client)
 
@@ -196,19 +204,15 @@ def _make_synchroniser(client: SessionClient) -> Synchroniser:
         alive = reference()
         return _home(alive) if alive is not None else home
 
-    def fetch(handle: Handle) -> Any:
-        from nbgpu.session import fetch_value  # which runs what is fetched
-
+    def fetch_here(handle: Handle) -> Any:
         alive = reference()
         if alive is None:
             raise StaleHandleError(f"the object of {handle!r} is gone: this notebook was detached from the session")
-        return fetch_value(alive, handle)
+        return fetch(alive, handle)
 
-    def look(handle: Handle) -> dict[str, Any] | None:
-        from nbgpu.kernel_questions import look_at_object  # which asks what is no cell
-
+    def look_here(handle: Handle) -> dict[str, Any] | None:
         alive = reference()
-        return look_at_object(alive, handle.id) if alive is not None and handle.home == _home(alive) else None
+        return look(alive, handle.id) if alive is not None and handle.home == _home(alive) else None
 
     def python_version() -> str:
         alive = reference()
@@ -216,7 +220,9 @@ def _make_synchroniser(client: SessionClient) -> Synchroniser:
 
     names, definitions = _this_process()
     transfer = Transfer(client.pool, _store_folder(client))
-    return Synchroniser(names, definitions, home_now, python_version, transfer, fetch, _tell, notebook_id(), look)
+    return Synchroniser(
+        names, definitions, home_now, python_version, transfer, fetch_here, _tell, notebook_id(), look_here
+    )
 
 
 def _tell(text: str) -> None:

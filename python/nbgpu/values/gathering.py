@@ -16,7 +16,7 @@ from nbgpu.values.errors import NotDefinedError, NotPicklableError, TooLargeErro
 from nbgpu.values.reach import levels_below
 from nbgpu_kernel.values.code_names import global_names, modules_to_import
 from nbgpu_kernel.values.definitions import Definitions
-from nbgpu_kernel.values.encoding import Encoded, Reducer, encode
+from nbgpu_kernel.values.encoding import Encoded, Reducer, encode, scan
 from nbgpu_kernel.values.exchange import ATOMS, Definition, codes_of, gather_definitions
 from nbgpu_kernel.values.tensors import ValueTooLargeError, loaded_module, storage_id
 
@@ -57,6 +57,10 @@ class Gatherer:
         self._names = names
         self._definitions = definitions
         self._special = special
+
+    def mutable_ids(self, value: Any) -> set[int]:
+        """Returns the ids of the mutable objects that are in a value."""
+        return set(scan(value, self._definitions, self._special).mutable_ids())
 
     def gather(
         self,

@@ -489,7 +489,7 @@ class EnvironmentFacts(_message.Message):
     def __init__(self, own: bool = ..., package_count: _Optional[int] = ..., done: _Optional[int] = ..., total: _Optional[int] = ..., current: _Optional[str] = ...) -> None: ...
 
 class Execution(_message.Message):
-    __slots__ = ("request_id", "execution_count", "started_unix_s", "message_id", "ended_unix_s", "succeeded", "accelerator_types", "simulated", "mean_utilisation_percent", "peak_memory_bytes", "cost", "currency", "state", "cell_id", "code_digest", "first_number", "last_number", "source_digest", "settled", "shown_before", "shown", "attended", "notebook_id", "kernel_generation")
+    __slots__ = ("request_id", "execution_count", "started_unix_s", "message_id", "ended_unix_s", "succeeded", "accelerator_types", "simulated", "mean_utilisation_percent", "peak_memory_bytes", "cost", "currency", "state", "cell_id", "code_digest", "first_number", "last_number", "source_digest", "saved", "shown_before", "shown", "attended", "notebook_id", "kernel_generation")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     EXECUTION_COUNT_FIELD_NUMBER: _ClassVar[int]
     STARTED_UNIX_S_FIELD_NUMBER: _ClassVar[int]
@@ -508,7 +508,7 @@ class Execution(_message.Message):
     FIRST_NUMBER_FIELD_NUMBER: _ClassVar[int]
     LAST_NUMBER_FIELD_NUMBER: _ClassVar[int]
     SOURCE_DIGEST_FIELD_NUMBER: _ClassVar[int]
-    SETTLED_FIELD_NUMBER: _ClassVar[int]
+    SAVED_FIELD_NUMBER: _ClassVar[int]
     SHOWN_BEFORE_FIELD_NUMBER: _ClassVar[int]
     SHOWN_FIELD_NUMBER: _ClassVar[int]
     ATTENDED_FIELD_NUMBER: _ClassVar[int]
@@ -532,13 +532,13 @@ class Execution(_message.Message):
     first_number: int
     last_number: int
     source_digest: str
-    settled: bool
+    saved: bool
     shown_before: str
     shown: bool
     attended: bool
     notebook_id: str
     kernel_generation: int
-    def __init__(self, request_id: _Optional[str] = ..., execution_count: _Optional[int] = ..., started_unix_s: _Optional[float] = ..., message_id: _Optional[str] = ..., ended_unix_s: _Optional[float] = ..., succeeded: bool = ..., accelerator_types: _Optional[_Iterable[str]] = ..., simulated: bool = ..., mean_utilisation_percent: _Optional[float] = ..., peak_memory_bytes: _Optional[int] = ..., cost: _Optional[float] = ..., currency: _Optional[str] = ..., state: _Optional[_Union[ExecutionState, str]] = ..., cell_id: _Optional[str] = ..., code_digest: _Optional[str] = ..., first_number: _Optional[int] = ..., last_number: _Optional[int] = ..., source_digest: _Optional[str] = ..., settled: bool = ..., shown_before: _Optional[str] = ..., shown: bool = ..., attended: bool = ..., notebook_id: _Optional[str] = ..., kernel_generation: _Optional[int] = ...) -> None: ...
+    def __init__(self, request_id: _Optional[str] = ..., execution_count: _Optional[int] = ..., started_unix_s: _Optional[float] = ..., message_id: _Optional[str] = ..., ended_unix_s: _Optional[float] = ..., succeeded: bool = ..., accelerator_types: _Optional[_Iterable[str]] = ..., simulated: bool = ..., mean_utilisation_percent: _Optional[float] = ..., peak_memory_bytes: _Optional[int] = ..., cost: _Optional[float] = ..., currency: _Optional[str] = ..., state: _Optional[_Union[ExecutionState, str]] = ..., cell_id: _Optional[str] = ..., code_digest: _Optional[str] = ..., first_number: _Optional[int] = ..., last_number: _Optional[int] = ..., source_digest: _Optional[str] = ..., saved: bool = ..., shown_before: _Optional[str] = ..., shown: bool = ..., attended: bool = ..., notebook_id: _Optional[str] = ..., kernel_generation: _Optional[int] = ...) -> None: ...
 
 class KernelExit(_message.Message):
     __slots__ = ("exit_code", "signal", "stderr_tail", "asked_for", "ended_because")

@@ -194,7 +194,7 @@ class ListExecutionsResponse(_message.Message):
     dropped_until: int
     def __init__(self, executions: _Optional[_Iterable[_Union[_pool_pb2.Execution, _Mapping]]] = ..., last_number: _Optional[int] = ..., dropped_until: _Optional[int] = ...) -> None: ...
 
-class SettleExecutionsRequest(_message.Message):
+class NoteSavedRequest(_message.Message):
     __slots__ = ("session_id", "cell_ids")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     CELL_IDS_FIELD_NUMBER: _ClassVar[int]
@@ -202,7 +202,7 @@ class SettleExecutionsRequest(_message.Message):
     cell_ids: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, session_id: _Optional[str] = ..., cell_ids: _Optional[_Iterable[str]] = ...) -> None: ...
 
-class SettleExecutionsResponse(_message.Message):
+class NoteSavedResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 

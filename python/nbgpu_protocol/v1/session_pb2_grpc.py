@@ -49,10 +49,10 @@ class SessionStub(object):
                 request_serializer=nbgpu__protocol_dot_v1_dot_session__pb2.ListExecutionsRequest.SerializeToString,
                 response_deserializer=nbgpu__protocol_dot_v1_dot_session__pb2.ListExecutionsResponse.FromString,
                 _registered_method=True)
-        self.SettleExecutions = channel.unary_unary(
-                '/nbgpu.v1.Session/SettleExecutions',
-                request_serializer=nbgpu__protocol_dot_v1_dot_session__pb2.SettleExecutionsRequest.SerializeToString,
-                response_deserializer=nbgpu__protocol_dot_v1_dot_session__pb2.SettleExecutionsResponse.FromString,
+        self.NoteSaved = channel.unary_unary(
+                '/nbgpu.v1.Session/NoteSaved',
+                request_serializer=nbgpu__protocol_dot_v1_dot_session__pb2.NoteSavedRequest.SerializeToString,
+                response_deserializer=nbgpu__protocol_dot_v1_dot_session__pb2.NoteSavedResponse.FromString,
                 _registered_method=True)
         self.ReadEntries = channel.unary_stream(
                 '/nbgpu.v1.Session/ReadEntries',
@@ -118,7 +118,7 @@ class SessionServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def SettleExecutions(self, request, context):
+    def NoteSaved(self, request, context):
         """Notes that a notebook has, in its file, all that executions of these cells put out, or that a person has cleared it
         away: nobody is to be shown it again. Concerns those that are over. Agents that serve it have the capability
         "replay".
@@ -197,10 +197,10 @@ def add_SessionServicer_to_server(servicer, server):
                     request_deserializer=nbgpu__protocol_dot_v1_dot_session__pb2.ListExecutionsRequest.FromString,
                     response_serializer=nbgpu__protocol_dot_v1_dot_session__pb2.ListExecutionsResponse.SerializeToString,
             ),
-            'SettleExecutions': grpc.unary_unary_rpc_method_handler(
-                    servicer.SettleExecutions,
-                    request_deserializer=nbgpu__protocol_dot_v1_dot_session__pb2.SettleExecutionsRequest.FromString,
-                    response_serializer=nbgpu__protocol_dot_v1_dot_session__pb2.SettleExecutionsResponse.SerializeToString,
+            'NoteSaved': grpc.unary_unary_rpc_method_handler(
+                    servicer.NoteSaved,
+                    request_deserializer=nbgpu__protocol_dot_v1_dot_session__pb2.NoteSavedRequest.FromString,
+                    response_serializer=nbgpu__protocol_dot_v1_dot_session__pb2.NoteSavedResponse.SerializeToString,
             ),
             'ReadEntries': grpc.unary_stream_rpc_method_handler(
                     servicer.ReadEntries,
@@ -330,7 +330,7 @@ class Session(object):
             _registered_method=True)
 
     @staticmethod
-    def SettleExecutions(request,
+    def NoteSaved(request,
             target,
             options=(),
             channel_credentials=None,
@@ -343,9 +343,9 @@ class Session(object):
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/nbgpu.v1.Session/SettleExecutions',
-            nbgpu__protocol_dot_v1_dot_session__pb2.SettleExecutionsRequest.SerializeToString,
-            nbgpu__protocol_dot_v1_dot_session__pb2.SettleExecutionsResponse.FromString,
+            '/nbgpu.v1.Session/NoteSaved',
+            nbgpu__protocol_dot_v1_dot_session__pb2.NoteSavedRequest.SerializeToString,
+            nbgpu__protocol_dot_v1_dot_session__pb2.NoteSavedResponse.FromString,
             options,
             channel_credentials,
             insecure,

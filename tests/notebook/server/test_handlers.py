@@ -163,10 +163,10 @@ async def test_a_senseless_number_is_refused(server, settle_s):
         ("pools", {"name": "this machine", "address": "127.0.0.1:1", "token": "t"}),
         ("pools", {}),
         ("sessions/none/attach", {}),
-        ("notebooks/none/settle", {"cell_ids": ["c1"]}),
-        ("notebooks/none/settle", {"cell_ids": "c1"}),
-        ("notebooks/none/settle", {"cell_ids": ["c1", 2]}),
-        ("notebooks/none/settle", {"cell_ids": ["c"] * 1001}),
+        ("notebooks/none/saved", {"cell_ids": ["c1"]}),
+        ("notebooks/none/saved", {"cell_ids": "c1"}),
+        ("notebooks/none/saved", {"cell_ids": ["c1", 2]}),
+        ("notebooks/none/saved", {"cell_ids": ["c"] * 1001}),
     ],
 )
 @pytest.mark.asyncio

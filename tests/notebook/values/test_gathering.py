@@ -14,7 +14,9 @@ from nbgpu.values.errors import NotDefinedError, NotPicklableError, PythonMismat
 from nbgpu.values.gathering import Gatherer, too_large
 from nbgpu.values.handle import Handle, Home
 from nbgpu.values.in_place import can_update_in_place, update_in_place
-from nbgpu.values.synchroniser import Outgoing, Synchroniser, Wish
+from nbgpu.values.outgoing import Outgoing
+from nbgpu.values.synchroniser import Synchroniser
+from nbgpu.values.wish import Wish
 from nbgpu_kernel.values.code_names import modules_to_import
 from nbgpu_kernel.values.definitions import Definitions
 

@@ -14,8 +14,8 @@ from fakes.two_sides import TwoSides
 from nbgpu.errors import NoSuchBlobError
 from nbgpu.values.errors import SessionAnswerError
 from nbgpu.values.handle import Handle
-from nbgpu.values.synchroniser import Wish
 from nbgpu.values.transfer import Transfer
+from nbgpu.values.wish import Wish
 from nbgpu_kernel.values.blob_files import BlobFiles
 from nbgpu_kernel.values.exchange import UndecodableError
 from nbgpu_kernel.values.session_values import StaleValuesError
@@ -314,7 +314,7 @@ def test_an_interrupt_after_all_is_bound_leaves_it_bound(sides: TwoSides, monkey
         raise KeyboardInterrupt
 
     sides.local(SETUP)
-    monkeypatch.setattr(sides.synchroniser, "_note", fail)
+    monkeypatch.setattr(sides.synchroniser._ledger, "note", fail)
     with pytest.raises(KeyboardInterrupt):
         sides.gpu(CELL)
     assert vars(sides.here["c"]) == {"v": 2}

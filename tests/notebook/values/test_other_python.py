@@ -16,7 +16,7 @@ from nbgpu_kernel.values.session_values import SessionValues
 @pytest.fixture
 def sides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TwoSides:
     made = TwoSides(tmp_path / "blobs")
-    made.synchroniser._python_version = lambda: "2.7.18"
+    made.synchroniser._departures._python_version = lambda: "2.7.18"
     encode = SessionValues._pack
 
     def of_another_python(self: SessionValues, *args: object) -> object:

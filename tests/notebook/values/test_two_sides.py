@@ -344,7 +344,7 @@ def test_names_that_the_cell_does_not_read_stay_names_of_what_it_changes(sides: 
 
 
 def test_another_name_of_what_is_read_counts_for_nothing(sides: TwoSides, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nbgpu.values.synchroniser.REFUSE_BYTES", 1_000_000)
+    monkeypatch.setattr("nbgpu.values.outgoing.REFUSE_BYTES", 1_000_000)
     sides.local("import numpy as np; x = np.zeros(600_000, 'u1'); y = x")
     sides.gpu("x[0] = 1")
     assert sides.here["y"] is sides.here["x"]

@@ -31,14 +31,14 @@ class CellExecution:
     started_unix_s: float
     is_waiting: bool
     """For others to end; it has not started."""
-    is_settled: bool
-    """The notebook's file has its output, or a person put it away."""
+    is_saved: bool
+    """See `nbgpu.client.executions`."""
 
 
-def missed(cells: Sequence[Cell], executions: Iterable[CellExecution]) -> list[CellExecution]:
+def unsaved(cells: Sequence[Cell], executions: Iterable[CellExecution]) -> list[CellExecution]:
     """Returns the executions whose output is to be shown: of each cell at most its last one, in the order of the cells.
 
-    A cell is passed over that has another text by now, that ran again in another way, whose last execution is settled,
+    A cell is passed over that has another text by now, that ran again in another way, whose last execution is saved,
     or whose id another cell has too.
     """
     last: dict[str, CellExecution] = {}
@@ -53,7 +53,7 @@ def missed(cells: Sequence[Cell], executions: Iterable[CellExecution]) -> list[C
             execution is not None
             and count_of[cell.id] == 1
             and execution.source_digest == cell.source_digest
-            and not execution.is_settled
+            and not execution.is_saved
         ):
             found.append(execution)
     return found

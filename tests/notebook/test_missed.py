@@ -8,20 +8,25 @@ from typing import Any
 
 import pytest
 
-from nbgpu import missed, missed_replay
+from nbgpu import missed, output_area
 from nbgpu.client.connection import Message
+from nbgpu.client.journal import Said
 from nbgpu.errors import CommandError
-from nbgpu.missed_replay import Output, Replay, first_line
+from nbgpu.missed import first_line
+from nbgpu.output_area import OutputArea, elsewhere
+from nbgpu.replay import Output, Replay, names_in
 from nbgpu.stage import BURST_BYTES, BYTES_PER_S, Stage
 from nbgpu_kernel.ranks import spmd_replies
 from nbgpu_protocol.v1 import pool_pb2, session_pb2
 
 REPLY = {"status": "ok", "payload": []}
+EXECUTION = pool_pb2.Execution(request_id="r", message_id="asked")
+IDLE = {"execution_state": "idle"}
 
 
 def message(kind: str, content: dict[str, Any], channel: int = session_pb2.IOPUB) -> Message:
     raw = memoryview(json.dumps(content).encode())
-    return Message(channel, {"msg_type": kind, "msg_id": "m"}, {}, memoryview(b"{}"), raw)
+    return Message(channel, {"msg_type": kind, "msg_id": "m"}, {"msg_id": "asked"}, memoryview(b"{}"), raw)
 
 
 def stream(text: str, name: str = "stdout") -> Message:
@@ -33,11 +38,24 @@ def display(text: str, display_id: str = "", kind: str = "display_data") -> Mess
     return message(kind, {"data": {"text/plain": text}, "metadata": {}, "transient": transient})
 
 
-def replay_of(*said: Message) -> Replay:
-    made = Replay()
+def put_together(*said: Said) -> tuple[Replay, OutputArea]:
+    replay, area = Replay(EXECUTION), OutputArea()
     for each in said:
-        list(made.take(each))
-    return made
+        add(replay, area, each)
+    return replay, area
+
+
+def add(replay: Replay, area: OutputArea, said: Said) -> None:
+    for output in replay.take(said):
+        area.add(elsewhere(output))
+
+
+def replay_of(*said: Said) -> Replay:
+    return put_together(*said)[0]
+
+
+def area_of(*said: Said) -> OutputArea:
+    return put_together(*said)[1]
 
 
 def texts(outputs: Sequence[Output]) -> list[str]:
@@ -45,7 +63,7 @@ def texts(outputs: Sequence[Output]) -> list[str]:
 
 
 def test_neighbouring_pieces_of_a_stream_are_one_and_all_stands_in_its_order() -> None:
-    made = replay_of(
+    made = area_of(
         stream("a"), stream("b\n"), stream("wrong", "stderr"), stream("c"), display("figure"), stream("d"), stream("e")
     )
     assert texts(made.outputs()) == ["ab\n", "wrong", "c", "figure", "de"]
@@ -53,15 +71,15 @@ def test_neighbouring_pieces_of_a_stream_are_one_and_all_stands_in_its_order() -
 
 
 def test_what_was_cleared_is_gone_at_once_or_with_what_follows() -> None:
-    assert texts(replay_of(stream("a"), message("clear_output", {"wait": False})).outputs()) == []
-    waiting = replay_of(stream("a"), message("clear_output", {"wait": True}))
+    assert texts(area_of(stream("a"), message("clear_output", {"wait": False})).outputs()) == []
+    replay, waiting = put_together(stream("a"), message("clear_output", {"wait": True}))
     assert texts(waiting.outputs()) == ["a"]
-    list(waiting.take(stream("b")))
+    add(replay, waiting, stream("b"))
     assert texts(waiting.outputs()) == ["b"]
 
 
 def test_a_display_stands_as_it_was_last_updated() -> None:
-    made = replay_of(
+    made = area_of(
         display("0 %", "bar"),
         stream("between"),
         display("50 %", "bar", "update_display_data"),
@@ -75,56 +93,60 @@ def test_a_display_stands_as_it_was_last_updated() -> None:
 
 def test_a_result_is_a_display_and_a_widget_is_its_text() -> None:
     result = {"data": {"text/plain": "5"}, "metadata": {}, "execution_count": 3}
-    widget = {"data": {missed_replay.WIDGET_TYPE: {"model_id": "x"}, "text/plain": "a bar"}, "metadata": {}}
-    first, second = replay_of(message("execute_result", result), message("display_data", widget)).outputs()
+    widget = {"data": {output_area.WIDGET_TYPE: {"model_id": "x"}, "text/plain": "a bar"}, "metadata": {}}
+    first, second = area_of(message("execute_result", result), message("display_data", widget)).outputs()
     assert (first.kind, "execution_count" in first.content) == ("display_data", False)
     assert second.content["data"] == {"text/plain": "a bar"}
 
 
 def test_an_error_is_its_traceback() -> None:
     error = {"ename": "ValueError", "evalue": "no", "traceback": ["Traceback", "ValueError: no"]}
-    made = replay_of(
-        message("error", error),
-        message("execute_reply", {"status": "error", **error}, session_pb2.SHELL),
-        message("status", {"execution_state": "idle"}),
-    )
-    assert texts(made.outputs()) == ["Traceback\nValueError: no\n"]
-    assert (made.is_over, made.error_name, made.failure()) == (True, "ValueError", None)
+    answer = message("execute_reply", {"status": "error", **error}, session_pb2.SHELL)
+    made, area = put_together(message("error", error), answer, message("status", IDLE))
+    assert texts(area.outputs()) == ["Traceback\nValueError: no\n"]
+    assert (made.is_over, made.error_name) == (True, "ValueError")
+    lost = area_of(answer, message("status", IDLE))
+    assert texts(lost.outputs()) == ["Traceback\nValueError: no\n"]
+    told = area_of(stream("no such magic\n", "stderr"), answer, message("status", IDLE))
+    assert texts(told.outputs()) == ["no such magic\n"]
 
 
 def test_an_error_that_was_not_the_last_word_stands_where_it_was() -> None:
     error = {"ename": "ValueError", "evalue": "shown in a widget", "traceback": ["ValueError: shown in a widget"]}
-    made = replay_of(stream("before\n"), message("error", error), stream("after\n"))
+    made = area_of(stream("before\n"), message("error", error), stream("after\n"))
     assert texts(made.outputs()) == ["before\n", "ValueError: shown in a widget\n", "after\n"]
-    lost = replay_of(message("error", error))
+    replay, lost = put_together(message("error", error))
     assert lost.outputs() == []  # as long as the reply may say more
-    list(lost.take(session_pb2.KernelEvent(kind=session_pb2.KernelEvent.ENDED)))
-    assert texts(lost.outputs()) == ["ValueError: shown in a widget\n"]
+    add(replay, lost, session_pb2.KernelEvent(kind=session_pb2.KernelEvent.ENDED, exit={"signal": 9}))
+    (text,) = texts(lost.outputs())
+    first, second = text.splitlines()[:2]
+    assert first == "ValueError: shown in a widget"
+    assert "KernelDiedError" in second
+    assert "killed by SIGKILL" in second
 
 
 def test_a_failure_on_ranks_is_told_once() -> None:
     outcome = {"kind": "unsendable", "text": "a generator cannot be sent"}
     error = {"ename": "RankFailedError", "evalue": "", "traceback": ["RankFailedError: "]}
     reply = {"status": "error", **error, spmd_replies.FIELD: outcome}
-    made = replay_of(message("error", error), message("execute_reply", reply, session_pb2.SHELL))
-    assert made.outputs() == []
-    failure = made.failure()
-    assert failure is not None
-    assert "NotPicklableError: a generator cannot be sent" in failure.content["text"]
+    made = area_of(message("error", error), message("execute_reply", reply, session_pb2.SHELL), message("status", IDLE))
+    (text,) = texts(made.outputs())
+    assert "NotPicklableError\x1b[0m: a generator cannot be sent" in text
+    assert "RankFailedError" not in text
 
 
 def test_a_timeout_is_told_in_the_place_of_the_interrupt() -> None:
-    made = Replay()
-    list(made.take(session_pb2.CellTimedOut(request_id="r", timeout_s=90)))
     error = {"ename": "KeyboardInterrupt", "evalue": "", "traceback": ["where it was", "KeyboardInterrupt"]}
-    list(made.take(message("error", error)))
-    list(made.take(message("execute_reply", {"status": "error", **error}, session_pb2.SHELL)))
-    failure = made.failure()
-    assert made.outputs() == []
-    assert failure is not None
-    assert "KeyboardInterrupt" not in failure.content["text"]
-    assert failure.content["text"].startswith("where it was\n")
-    assert "after its timeout of 1 min 30 s" in failure.content["text"]
+    made, area = put_together(
+        session_pb2.CellTimedOut(request_id="r", timeout_s=90),
+        message("error", error),
+        message("execute_reply", {"status": "error", **error}, session_pb2.SHELL),
+        message("status", IDLE),
+    )
+    (text,) = texts(area.outputs())
+    assert "KeyboardInterrupt" not in text
+    assert text.startswith("where it was\n")
+    assert "after its timeout of 1 min 30 s" in text
     execution = ended(pool_pb2.EXECUTION_FAILED)
     assert missed.outcome_in_words(execution, 0, made) == "was interrupted after its timeout of 1 min 30 s"
 
@@ -133,13 +155,13 @@ def test_a_question_stands_until_something_else_is_said() -> None:
     question = message("input_request", {"prompt": "go on? ", "password": False}, session_pb2.STDIN)
     made = replay_of(stream("a"), question, message("status", {"execution_state": "busy"}))
     assert made.question is question
-    list(made.take(stream("b")))
+    made.take(stream("b"))
     assert made.question is None
 
 
 def test_of_much_output_the_end_is_shown_and_the_rest_is_counted() -> None:
-    lines = [f"line {number}\n" for number in range(missed_replay.MAX_LINES + 500)]
-    made = replay_of(stream("first\n", "stderr"), *map(stream, lines))
+    lines = [f"line {number}\n" for number in range(output_area.MAX_LINES + 500)]
+    made = area_of(stream("first\n", "stderr"), *map(stream, lines))
     excerpt = made.excerpt()
     assert texts(excerpt.outputs) == ["".join(lines[500:])]
     assert excerpt.left_out_lines == 501
@@ -150,23 +172,23 @@ def test_of_much_output_the_end_is_shown_and_the_rest_is_counted() -> None:
 
 
 def test_little_output_is_shown_whole() -> None:
-    made = replay_of(stream("x" * (missed_replay.MAX_CHARACTERS - 10) + "\n"), display("figure"), stream("end"))
+    made = area_of(stream("x" * (output_area.MAX_CHARACTERS - 10) + "\n"), display("figure"), stream("end"))
     excerpt = made.excerpt()
     assert list(excerpt.outputs) == made.outputs()
     assert missed.left_out_in_words(excerpt, pool_pb2.Execution(), "%gpu output") == ""
 
 
 def test_of_a_line_without_an_end_the_last_redrawing_is_shown() -> None:
-    bars = "".join(f"\r{number:>10} of many" for number in range(missed_replay.MAX_CHARACTERS // 10))
-    excerpt = replay_of(stream(bars)).excerpt()
+    bars = "".join(f"\r{number:>10} of many" for number in range(output_area.MAX_CHARACTERS // 10))
+    excerpt = area_of(stream(bars)).excerpt()
     assert texts(excerpt.outputs) == [bars[bars.rindex("\r") + 1 :]]
     assert excerpt.left_out_lines == 1
-    unbroken = replay_of(stream("y" * (missed_replay.MAX_CHARACTERS + 5))).excerpt()
-    assert texts(unbroken.outputs) == ["y" * missed_replay.MAX_CHARACTERS]
+    unbroken = area_of(stream("y" * (output_area.MAX_CHARACTERS + 5))).excerpt()
+    assert texts(unbroken.outputs) == ["y" * output_area.MAX_CHARACTERS]
 
 
 def test_of_many_displays_the_last_are_shown() -> None:
-    excerpt = replay_of(*(display(str(number)) for number in range(missed_replay.MAX_DISPLAYS + 3))).excerpt()
+    excerpt = area_of(*(display(str(number)) for number in range(output_area.MAX_DISPLAYS + 3))).excerpt()
     assert texts(excerpt.outputs)[0] == "3"
     assert excerpt.left_out_displays == 3
 
@@ -187,7 +209,7 @@ def test_a_cell_is_known_by_the_first_line_that_says_something(code: str, line: 
 
 def test_names_are_those_that_came_back() -> None:
     values = {"parcels": [{"names": ["b", "a"]}], "handles": {"model": {}}, "modules": {"time": "time"}}
-    assert missed_replay.names_in(values) == ("a", "b", "model")
+    assert names_in(values) == ("a", "b", "model")
 
 
 # Which are missed, and how they are told of
@@ -249,13 +271,13 @@ def test_how_an_execution_ended_by_its_output() -> None:
     for name, words in (("ValueError", "raised ValueError after 1:32"), ("KeyboardInterrupt", "was interrupted")):
         made = replay_of(message("execute_reply", {"status": "error", "ename": name}, session_pb2.SHELL))
         assert missed.outcome_in_words(ended(pool_pb2.EXECUTION_FAILED), 0, made).startswith(words)
-    made = Replay(kernel_exit=pool_pb2.KernelExit(signal=9))
+    made = replay_of(session_pb2.KernelEvent(kind=session_pb2.KernelEvent.ENDED, exit={"signal": 9}))
     assert "killed by SIGKILL" in missed.outcome_in_words(ended(pool_pb2.EXECUTION_LOST), 0, made)
 
 
 def test_values_are_offered_as_long_as_their_kernel_lives() -> None:
     session = pool_pb2.SessionInfo(kernel_generation=2, kernel_state=pool_pb2.KERNEL_IDLE)
-    made = Replay(bound=tuple("abcdefghij"))
+    made = replay_of(message("nbgpu_values", {"handles": dict.fromkeys("abcdefghij")}))
     here = ended(pool_pb2.EXECUTION_SUCCEEDED, kernel_generation=2)
     said = missed.bound_in_words(made, here, session)
     assert "`%gpu pull a b c d e f g h`" in said
@@ -263,7 +285,7 @@ def test_values_are_offered_as_long_as_their_kernel_lives() -> None:
     gone = missed.bound_in_words(made, ended(pool_pb2.EXECUTION_SUCCEEDED, kernel_generation=1), session)
     assert gone == "what it bound went with its kernel: a b c d e f g h and 2 more"
     assert missed.bound_in_words(made, ended(pool_pb2.EXECUTION_FAILED, kernel_generation=2), session) == ""
-    assert missed.bound_in_words(Replay(), here, session) == ""
+    assert missed.bound_in_words(Replay(EXECUTION), here, session) == ""
 
 
 def test_many_executions_are_told_of_by_the_last() -> None:

@@ -5,20 +5,20 @@ from types import SimpleNamespace
 import pytest
 
 from nbgpu.notebook_key import notebook_key
-from nbgpu.server.missed import Cell, CellExecution, missed
 from nbgpu.server.problems import RefusedError
-from nbgpu.server.recovery import find_missed, give_back, settle
+from nbgpu.server.recovery import find_unsaved, give_back, note_saved
 from nbgpu.server.replay_handlers import MAX_CELLS, read_cells
+from nbgpu.server.unsaved import Cell, CellExecution, unsaved
 
 
 def execution(id="e1", cell_id="c1", digest="d1", started=1.0, **fields):
     session_id = fields.pop("session_id", "s1")
-    more = {"is_waiting": False, "is_settled": False, **fields}
+    more = {"is_waiting": False, "is_saved": False, **fields}
     return CellExecution(session_id, id, f"m-{id}", cell_id, digest, 2, started, **more)
 
 
 def ids(cells, *executions):
-    return [each.id for each in missed(cells, executions)]
+    return [each.id for each in unsaved(cells, executions)]
 
 
 def test_a_cell_gets_its_last_execution():
@@ -33,13 +33,13 @@ def test_a_cell_gets_its_last_execution():
     [
         ([Cell("c1", "other")], [execution()]),
         ([Cell("c1", "d1"), Cell("c1", "d1")], [execution()]),
-        ([Cell("c1", "d1")], [execution(is_settled=True)]),
+        ([Cell("c1", "d1")], [execution(is_saved=True)]),
         ([Cell("c1", "d1")], [execution(), execution("e2", digest="other", started=9.0)]),
         ([Cell("c1", "d1")], [execution(), execution("e2", digest="", started=9.0)]),
-        ([Cell("c1", "d1")], [execution(), execution("e2", started=9.0, is_settled=True)]),
+        ([Cell("c1", "d1")], [execution(), execution("e2", started=9.0, is_saved=True)]),
         ([Cell("", "")], [execution(cell_id="", digest="")]),
     ],
-    ids=["edited", "twice", "settled", "ran with another text", "ran in parts", "ran again", "without an id"],
+    ids=["edited", "twice", "saved", "ran with another text", "ran in parts", "ran again", "without an id"],
 )
 def test_others_are_left_alone(cells, executions):
     assert ids(cells, *executions) == []
@@ -61,7 +61,7 @@ class FakeLink:
         self.state = {"sessions": list(sessions)}
         self.calls = self
         self.attached = []
-        self.settled = []
+        self.saved = []
 
     async def attach(self, session_id, notebook_id, notebook_name, notebook_key):
         self.attached.append((session_id, notebook_name, notebook_key))
@@ -79,8 +79,8 @@ class FakeLink:
             raise RefusedError("it is another user's")
         return [execution(session_id, session_id=session_id)]
 
-    async def settle_executions(self, session_id, cell_ids):
-        self.settled.append((session_id, cell_ids))
+    async def note_saved(self, session_id, cell_ids):
+        self.saved.append((session_id, cell_ids))
 
 
 def session(id, notebook_id="old", key="key", **fields):
@@ -135,12 +135,12 @@ async def test_a_notebook_that_has_a_session_gets_none_and_neither_does_a_kernel
 
 
 @pytest.mark.asyncio
-async def test_only_what_the_notebooks_own_sessions_say_is_shown_or_settled():
+async def test_only_what_the_notebooks_own_sessions_say_is_shown_or_noted_as_saved():
     link = FakeLink(
         session("own", "new"), session("refused", "new"), session("other"), session("late", "new", phase=None)
     )
     hub = SimpleNamespace(links=lambda: [link, SimpleNamespace(calls=None, state={"sessions": [session("x", "new")]})])
-    found = await find_missed(hub, "new", [Cell("c1", "d1")])
+    found = await find_unsaved(hub, "new", [Cell("c1", "d1")])
     assert [(calls, each.session_id) for calls, each in found] == [(link, "own")]
-    await settle(hub, "new", ["c1"])
-    assert [each for each, _ in link.settled] == ["own", "refused"]
+    await note_saved(hub, "new", ["c1"])
+    assert [each for each, _ in link.saved] == ["own", "refused"]
