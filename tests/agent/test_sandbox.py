@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from agent_processes import DEADLINE_S, until, workplace
@@ -167,7 +168,7 @@ def test_a_kernel_is_signalled_itself_and_its_end_is_told_as_it_was(place: Path)
             process = SandboxedProcess(bwrap)
             until(process.find)
             assert process.pid != bwrap.pid
-            below = until(lambda process=process: [*_children(process.pid)])
+            below = until(lambda process=process: [each.pid for each in psutil.Process(process.pid).children()])
             assert outside_numbers(process.pid, [bwrap.pid, process.pid, *below]) == {2: process.pid, 3: below[0]}
             assert process.returncode is None
             assert bwrap.stdin is not None
@@ -175,11 +176,6 @@ def test_a_kernel_is_signalled_itself_and_its_end_is_told_as_it_was(place: Path)
             bwrap.stdin.flush()
             assert process.wait() == process.returncode == code
             os.kill(below[0], signal.SIGKILL)
-
-
-def _children(pid: int) -> list[int]:
-    with open(f"/proc/{pid}/task/{pid}/children") as file:
-        return [int(each) for each in file.read().split()]
 
 
 def test_files_are_opened_as_a_process_has_them(place: Path) -> None:
@@ -197,9 +193,11 @@ def test_files_are_opened_as_a_process_has_them(place: Path) -> None:
         until(process.find)
         with open(open_as_seen_by(process.pid, own / "file")) as file:
             assert file.read() == "of the session"
-        for path in (own / "out", secret, Path(f"/proc/{process.pid}/root") / secret):
+        for path in (own / "out", secret, Path(f"/proc/{os.getpid()}/root{secret}")):
             with pytest.raises(FileNotFoundError):
                 open_as_seen_by(process.pid, path)
+        with pytest.raises(OSError, match="symbolic links"):
+            open_as_seen_by(process.pid, Path("/proc/1/root/etc"))
         bwrap.communicate(b"\n")
 
 
