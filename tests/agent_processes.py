@@ -11,7 +11,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,6 +57,8 @@ class Workplace:
     root: Path
     python: str = sys.executable
     """Of the agents, and of kernels in them."""
+    prefix: Sequence[str] = ()
+    """Before each command, such as one that runs it as another user."""
     processes: list[subprocess.Popen[str]] = field(default_factory=list)
 
     @property
@@ -84,7 +86,7 @@ class Workplace:
         what = ["-c", program] if program else ["-m", "nbgpu_agent"]
         with (self.root / "stderr").open("a") as stderr:
             process = subprocess.Popen(
-                [self.python, *what, *arguments],
+                [*self.prefix, self.python, *what, *arguments],
                 env=self.environ(**variables),
                 cwd=self.root,
                 stdin=subprocess.DEVNULL,
@@ -134,7 +136,7 @@ class Workplace:
             agent.terminate()
         ended, alive = psutil.wait_procs(agents, timeout=DEADLINE_S)
         assert alive == []
-        return {agent.returncode for agent in ended} - {None}
+        return {agent.returncode for agent in ended} - {None}  # type: ignore[attr-defined,unused-ignore]
 
     def left_in(self, folder: Path) -> set[str]:
         return {each.name for each in folder.iterdir()} - KEPT

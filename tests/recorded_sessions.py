@@ -146,7 +146,7 @@ class Notebook:
         """Waits until the session meets the condition, as seen on another way."""
 
         async def watch() -> None:
-            async with contextlib.aclosing(self.direct.watch()) as states:
+            async with contextlib.aclosing(self.direct.watch()) as states:  # type: ignore[type-var,unused-ignore]
                 async for pool in states:
                     if any(each.id == self.client.id and condition(each) for each in pool.sessions):
                         return

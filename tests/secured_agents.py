@@ -34,6 +34,7 @@ class Machine:
     variables: Mapping[str, str] = field(default_factory=dict)
     prefix: Sequence[str] = ()
     """Before each command, such as `ip netns exec NAME`."""
+    interpreter: str = sys.executable
 
     def environ(self) -> dict[str, str]:
         self.home.mkdir(exist_ok=True)
@@ -76,7 +77,7 @@ class Machine:
     def python(self, *arguments: str) -> Done:
         """Runs Python as a process of the machine's."""
         done = subprocess.run(
-            [*self.prefix, sys.executable, *arguments],
+            [*self.prefix, self.interpreter, *arguments],
             env=self.environ(),
             cwd=self.home,
             stdin=subprocess.DEVNULL,
@@ -90,7 +91,7 @@ class Machine:
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """Starts Python as a process of the machine's, which ends when its input does."""
         return subprocess.Popen(
-            [*self.prefix, sys.executable, *arguments],
+            [*self.prefix, self.interpreter, *arguments],
             env=self.environ(),
             cwd=self.home,
             stdin=subprocess.PIPE,
@@ -126,7 +127,8 @@ class SecuredAgent:
 
 def start_secured(place: Workplace, *options: str, **variables: str) -> SecuredAgent:
     """Makes certificates, and starts an agent on a free port of loopback with TLS."""
-    owner = Machine(place.root / "owner", {"NBGPU_IDENTITY_FOLDER": str(place.root / "identity")})
+    own = {"NBGPU_IDENTITY_FOLDER": str(place.root / "identity"), **(variables if place.prefix else {})}
+    owner = Machine(place.root / "owner", own, place.prefix, place.python if place.prefix else sys.executable)
     made = owner.python("-m", "nbgpu", "agent", "init", "--address=127.0.0.1:7443", "--name=lab", "--user=boss")
     assert made.returncode == 0, made.stderr
     process = place.start(

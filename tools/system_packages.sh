@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes sure that what the tests need from the operating system is there: Chromium, a font, a C compiler, network namespaces.
+# Makes sure that what the tests need from the operating system is there: Chromium, a font, a C compiler, network namespaces, bwrap.
 set -euo pipefail
 
 missing=()
@@ -11,6 +11,7 @@ else
   missing+=(fonts-dejavu-core)
 fi
 command -v ip >/dev/null || missing+=(iproute2)
+command -v bwrap >/dev/null || missing+=(bubblewrap)
 command -v gcc >/dev/null || missing+=(gcc libc6-dev)
 [ "${#missing[@]}" -eq 0 ] && exit 0
 

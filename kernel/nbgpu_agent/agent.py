@@ -249,7 +249,7 @@ async def _serve_accelerators(
         settings.allow_client_python,
         environments=environments is not None,
         prices=settings.prices,
-        isolated=settings.isolation.is_on,
+        isolation=settings.isolation.kind,
         isolation_problem=settings.isolation.problem,
         isolation_hint=settings.isolation.hint,
     )
@@ -359,6 +359,11 @@ def _make_environments(
     materialiser = Materialiser(store, blobs, Uv(os.environ), inventory.driver_version, settings.base_environment)
 
     def make_materialiser(owner: str) -> Materialiser | None:
+        sandbox = settings.isolation.sandbox(owner) if owner else None
+        if sandbox is not None:
+            own = EnvironmentStore(folders.users_environments / owner, limit_bytes=settings.environments_bytes)
+            uv = Uv(os.environ, sandbox=sandbox)
+            return Materialiser(own, blobs, uv, inventory.driver_version, settings.base_environment)
         os_user = settings.isolation.os_user(owner)
         if os_user is None:
             return None
@@ -370,7 +375,9 @@ def _make_environments(
         uv = Uv(os.environ, os_user)
         return Materialiser(own, blobs, uv, inventory.driver_version, settings.base_environment)
 
-    for folder in passable(folders.users_environments).iterdir() if settings.isolation.is_on else ():
+    if settings.isolation.ids is not None:
+        passable(folders.users_environments)
+    for folder in folders.users_environments.iterdir() if folders.users_environments.is_dir() else ():
         for leftover in EnvironmentStore(folder).remove_leftovers():
             logger.warning("removed what an earlier agent left: %s", leftover)
     return SessionEnvironments(materialiser, blobs, make_materialiser)

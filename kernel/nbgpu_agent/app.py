@@ -215,8 +215,9 @@ class AgentApp(LimitSettings, IsolationSettings, JupyterApp):  # type: ignore[mi
 
         raise_file_limit()
         address, token, generated = self._address_and_token(read_record(folders.root))
-        isolation = self.find_isolation(folders, self._identity_folder(), tls=address.tls)
-        if not isolation.is_on:
+        secrets = [Path(self.token_file).expanduser().absolute()] if self.token_file else []
+        isolation = self.find_isolation(folders, self._identity_folder(), tls=address.tls, secrets=secrets)
+        if isolation.ids is None:
             folders.close_to_others()
         if isolation.problem:
             self.log.warning("%s; hint: %s", isolation.problem, isolation.hint)

@@ -71,9 +71,13 @@ class AgentFolders:
         return self.root / USERS_ENVIRONMENTS_FOLDER
 
     @property
+    def users_blobs(self) -> Path:
+        return self.root / USERS_FOLDER
+
+    @property
     def passed_by_users(self) -> tuple[Path, ...]:
         """Those in which there are folders of other users of the operating system, where there are such users."""
-        return (self.kernels, self.root / USERS_FOLDER, self.users_environments)
+        return (self.kernels, self.users_blobs, self.users_environments)
 
     def make_socket_path(self) -> Path:
         """Returns where the embedded agent's socket goes, in a short folder of its own if it must be."""
@@ -130,7 +134,7 @@ class AgentFolders:
             return
         _remove_socket_folder(self.root / SOCKET_FOLDER_FILE)
         (self.root / TOKEN_FILE).unlink(missing_ok=True)
-        for folder in (self.kernels, self.blobs, self.sessions, self.root / USERS_FOLDER):
+        for folder in (self.kernels, self.blobs, self.sessions, self.users_blobs):
             shutil.rmtree(folder, ignore_errors=True)
         with contextlib.suppress(OSError):  # there are environments in it, which stay
             self.users_environments.rmdir()

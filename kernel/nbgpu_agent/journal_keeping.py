@@ -21,7 +21,8 @@ logger = logging.getLogger(__name__)
 
 INTERVAL_S = 0.05
 """Between two batches, at least; what an agent that is killed had for less long is said again by the kernel."""
-MAX_BATCH_BYTES = 16 << 20
+MAX_BATCH_BYTES = 64 << 20
+"""More than a kernel says between two: once all is written it may forget, and else it writes it down a second time."""
 RETRY_S = 5.0
 """Between attempts where the disk is full, at least."""
 _CLOSE_AFTER_S = 5.0

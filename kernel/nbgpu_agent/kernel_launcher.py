@@ -18,11 +18,13 @@ from nbgpu_agent.errors import KernelFailedError
 from nbgpu_agent.isolation.choosing import Isolation
 from nbgpu_agent.isolation.os_user import OsUser, own_folder, passable
 from nbgpu_agent.journal import DEFAULT_LIMIT_BYTES
+from nbgpu_agent.kernel_confinement import Confinement, find_confinement
 from nbgpu_agent.kernel_environment import base_variables
 from nbgpu_agent.kernel_processes import AdoptedProcess
 from nbgpu_agent.kernel_records import KernelRecord
 from nbgpu_agent.kernel_start import assign, wait_ready
 from nbgpu_agent.kernels import Kernel, KernelCommons
+from nbgpu_agent.model import Accelerator
 from nbgpu_agent.processes import ProcessTable
 from nbgpu_agent.spare_kernels import SpareKernels
 from nbgpu_agent.user_blobs import folder_of
@@ -93,7 +95,15 @@ class KernelLauncher:
         with contextlib.suppress(OSError):
             self._folder.rmdir()
 
-    async def take(self, python: str, working_folder: Path, variables: Mapping[str, str], *, owner: str = "") -> Kernel:
+    async def take(
+        self,
+        python: str,
+        working_folder: Path,
+        variables: Mapping[str, str],
+        *,
+        owner: str = "",
+        accelerators: Sequence[Accelerator] = (),
+    ) -> Kernel:
         """Returns a kernel that is ready, in the folder and with the variables: a spare one, or a new one.
 
         Args:
@@ -101,10 +111,11 @@ class KernelLauncher:
             working_folder: Of its session.
             variables: Environment variables, besides those that every kernel has.
             owner: The user whose blobs it reads; empty: the agent's owner.
+            accelerators: Of its session, whose devices it sees where it sees none else.
 
         Raises:
             KernelFailedError: It does not start.
-            IsolationError: There is no user of the operating system for the owner.
+            IsolationError: There is no user of the operating system for the owner, or no device of an accelerator.
         """
         python = python or self._default_python
         os_user = self.isolation.os_user(owner)
@@ -116,7 +127,10 @@ class KernelLauncher:
                 await self._assign(spare, variables, working_folder, blobs_folder)
                 self._spares.replenish(python)
                 return spare
-        kernel = await self._start(python, os_user)
+        confinement = find_confinement(
+            self.isolation, owner, working_folder, accelerators, ends_with_agent=not self._kernels_outlive_agent
+        )
+        kernel = await self._start(python, os_user, confinement)
         await self._assign(kernel, variables, working_folder, blobs_folder)
         self._spares.replenish(python)
         return kernel
@@ -141,6 +155,7 @@ class KernelLauncher:
             os_user=record.os_user,
             adopted=process,
             runtime_folder=record.runtime_folder,
+            sandboxed=record.sandboxed,
         )
         self._hold(kernel)
         return kernel
@@ -154,6 +169,8 @@ class KernelLauncher:
         wanted = self.isolation.os_user(owner)
         if kernel.uid != (wanted.uid if wanted is not None else None):
             raise LookupError("sessions of its owner run as another user of the operating system by now")
+        if kernel.sandboxed != (self.isolation.bubblewrap is not None):
+            raise LookupError(f"sessions run {'outside of' if kernel.sandboxed else 'in'} sandboxes by now")
 
     def make_folder(self, session_id: str, owner: str = "") -> Path:
         """Makes a session's own folder, to work in. Removed by `remove_folder`."""
@@ -180,7 +197,9 @@ class KernelLauncher:
             await kernel.end()
             raise
 
-    async def _start(self, python: str, os_user: OsUser | None = None) -> Kernel:
+    async def _start(
+        self, python: str, os_user: OsUser | None = None, confinement: Confinement | None = None
+    ) -> Kernel:
         if self._closed:
             raise KernelFailedError("the agent is ending and starts no kernels")
         if os_user is None:
@@ -188,7 +207,8 @@ class KernelLauncher:
         else:
             passable(self._folder)
         kernel_id = secrets.token_hex(8)
-        variables = base_variables(os.environ, self._environment_variables, Path(python), os_user)
+        named = confinement.user if confinement is not None else os_user
+        variables = base_variables(os.environ, self._environment_variables, Path(python), named)
         try:
             kernel = Kernel(
                 kernel_id,
@@ -198,6 +218,7 @@ class KernelLauncher:
                 self._common,
                 on_left=self._forget,
                 os_user=os_user,
+                confinement=confinement,
             )
         except OSError as error:
             shutil.rmtree(self._folder / kernel_id, ignore_errors=True)

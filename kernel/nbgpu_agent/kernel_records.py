@@ -26,6 +26,7 @@ class KernelRecord:
     runtime_folder: Path
     os_user: OsUser | None = None
     """As whom it runs, as far as files need it; None: as the agent."""
+    sandboxed: bool = False
 
     @property
     def runs(self) -> bool:
@@ -33,7 +34,7 @@ class KernelRecord:
 
 
 def write_kernel_record(
-    kernel_id: str, pid: int | None, os_user: OsUser | None, path: Path, *, runtime_folder: Path
+    kernel_id: str, pid: int | None, os_user: OsUser | None, path: Path, *, runtime_folder: Path, sandboxed: bool
 ) -> None:
     """Writes the record of a kernel: whole or not at all, for whoever comes after a kill.
 
@@ -47,6 +48,7 @@ def write_kernel_record(
         "start_time": start_time(pid) if pid is not None else None,
         "runtime_folder": str(runtime_folder),
         "user": [os_user.uid, os_user.gid] if os_user is not None else None,
+        "sandboxed": sandboxed,
     }
     new = path.with_name(f"{RECORD_FILE}.new")
     new.write_text(json.dumps(record))
@@ -64,6 +66,7 @@ def read_kernel_record(folder: Path, kernel_id: str) -> KernelRecord | None:
             started if isinstance(started, float) else None,
             Path(record["runtime_folder"]),
             OsUser("", int(user[0]), int(user[1]), Path()) if user is not None else None,
+            record.get("sandboxed") is True,
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -36,7 +36,7 @@ async def wait_ready(kernel: Kernel, timeout_s: float = START_TIMEOUT_S) -> None
 
     kernel.channels.on_message = on_message
     deadline = loop.time() + timeout_s
-    if kernel.os_user is not None:
+    if kernel.is_apart:
         await _connect_sealed(kernel, deadline, timeout_s)
     # What the kernel publishes before the subscription arrives is lost, so it is asked until both have come.
     while not both.done():
@@ -55,6 +55,8 @@ async def _connect_sealed(kernel: Kernel, deadline: float, timeout_s: float) -> 
             raise _failed(kernel, f"the kernel of {kernel.python} ended while it started")
         if asyncio.get_running_loop().time() > deadline:
             raise _failed(kernel, f"the kernel of {kernel.python} did not listen within {timeout_s:g} s")
+    if not await asyncio.to_thread(kernel.find_process):
+        raise _failed(kernel, f"the kernel of {kernel.python} ended while it started")
     if wrong := kernel.folders.seal_sockets():
         raise _failed(kernel, f"the kernel of {kernel.python} is not talked to: {wrong}")
     kernel.channels.connect()

@@ -25,6 +25,8 @@ import zmq
 from nbgpu_agent.channels import Channel, KernelChannels, message_parts
 from nbgpu_agent.errors import KernelDiedError
 from nbgpu_agent.isolation.os_user import OsUser, acting
+from nbgpu_agent.isolation.sandboxed_process import SandboxedProcess, outside_numbers
+from nbgpu_agent.kernel_confinement import Confinement
 from nbgpu_agent.kernel_folders import KernelFolders
 from nbgpu_agent.kernel_log import KernelLog
 from nbgpu_agent.kernel_processes import Acknowledgement, AdoptedProcess, KernelProcess
@@ -36,6 +38,7 @@ from nbgpu_agent.processes import (
     ProcessTable,
     end_processes,
     end_processes_now,
+    marked_pids,
     signal_group,
     signal_process,
 )
@@ -91,6 +94,8 @@ class Kernel:
         os_user: As whom it runs; None: as the agent.
         adopted: The process, if it is one that an earlier agent started.
         runtime_folder: Of that one: where its sockets are.
+        sandboxed: Whether that one runs in a sandbox.
+        confinement: What it is started in, if that is one.
     """
 
     def __init__(
@@ -105,14 +110,19 @@ class Kernel:
         os_user: OsUser | None = None,
         adopted: AdoptedProcess | None = None,
         runtime_folder: Path | None = None,
+        sandboxed: bool = False,
+        confinement: Confinement | None = None,
     ) -> None:
         self.id = kernel_id
+        self.sandboxed = sandboxed or confinement is not None
         self.os_user = os_user
         self.python = python
         self.python_version = ""
         self.ending_asked_for = False
         self.ended_because = ""
-        self.folders = KernelFolders(kernel_id, folder, os_user, runtime_folder=runtime_folder)
+        self.folders = KernelFolders(
+            kernel_id, folder, os_user, runtime_folder=runtime_folder, sandboxed=self.sandboxed
+        )
         self._common = common
         self._on_left = on_left
         self._loop = asyncio.get_running_loop()
@@ -123,12 +133,12 @@ class Kernel:
             self.folders.make_first()
         self.acknowledgement = Acknowledgement(folder)
         try:
-            self._process: KernelProcess = adopted or self._start_process(variables)
+            self._process: KernelProcess = adopted or self._start_process(variables, confinement)
             threading.Thread(target=self._wait, name=f"kernel-{kernel_id}", daemon=True).start()
             if adopted is None:
                 self._write_record(self._process.pid)
             self.channels = KernelChannels(common.context, self.folders.socket_prefix, f"nbgpu-{kernel_id}".encode())
-            if os_user is None or (adopted is not None and self.folders.sealed):
+            if not self.is_apart or (adopted is not None and self.folders.sealed):
                 self.channels.connect()  # else once nobody can put another's sockets there
         except BaseException:
             end_processes_now([kernel_id])
@@ -136,13 +146,12 @@ class Kernel:
             self.folders.remove()
             raise
 
-    def _start_process(self, variables: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    def _start_process(self, variables: Mapping[str, str], confinement: Confinement | None) -> KernelProcess:
         # Written down before it is made, so that the next agent finds it whenever this one is killed.
         self._write_record(None)
         folders = self.folders
         folders.make()
         own_variables = {
-            "JPY_PARENT_PID": str(os.getpid()),
             "NBGPU_OUTBOX_FOLDER": str(folders.own),
             "NBGPU_OUTBOX_BYTES": str(self._common.journal_bytes),
             "NBGPU_STACKS_FILE": str(folders.stacks),
@@ -150,9 +159,14 @@ class Kernel:
             "TMPDIR": str(folders.temporary),
             MARKER_VARIABLE: self.id,
         }
+        command = [self.python, str(_KERNEL_SCRIPT), "-f", str(folders.connection), *_KERNEL_ARGUMENTS]
+        if confinement is None:
+            own_variables["JPY_PARENT_PID"] = str(os.getpid())
+        else:
+            command = confinement.command(command, folders)
         with open(self.log.path, "ab") as log:
-            return subprocess.Popen(
-                [self.python, str(_KERNEL_SCRIPT), "-f", str(folders.connection), *_KERNEL_ARGUMENTS],
+            process = subprocess.Popen(
+                command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -161,6 +175,21 @@ class Kernel:
                 start_new_session=True,
                 **(self.os_user.process_arguments() if self.os_user is not None else {}),
             )
+        return process if confinement is None else SandboxedProcess(process)
+
+    @property
+    def is_apart(self) -> bool:
+        """Whether it has no right to what is the agent's."""
+        return self.sandboxed or self.os_user is not None
+
+    def find_process(self) -> bool:
+        """Looks for its own process where another one started it; returns whether it was found. Blocks for some ms."""
+        if not isinstance(self._process, SandboxedProcess):
+            return True
+        found = self._process.find()
+        if found:
+            self._write_record(self.pid)
+        return found
 
     @property
     def pid(self) -> int:
@@ -202,9 +231,11 @@ class Kernel:
             if not self.alive:
                 raise KernelDiedError("the kernel has ended, so it has no stacks")
             whereabouts = self.folders.whereabouts
-            ranks, known = await asyncio.to_thread(self._acting, read_groups, whereabouts, self.id, self.uid)
+            numbers = await asyncio.to_thread(self._outside_numbers) if self.sandboxed else None
+            ranks, known = await asyncio.to_thread(self._acting, read_groups, whereabouts, self.id, self.uid, numbers)
             own = StackSource(self.pid, self.folders.stacks, send_request=self._request_stacks)
-            processes = await take_stacks([own, *ranks], os_user=self.os_user)
+            seen_by = self.pid if self.sandboxed else None
+            processes = await take_stacks([own, *ranks], os_user=self.os_user, seen_by=seen_by)
             if not processes[0].dump:
                 raise KernelDiedError(
                     f"the kernel did not show its stacks within {ANSWER_WITHIN_S:g} s",
@@ -213,6 +244,9 @@ class Kernel:
             dumps = [each.dump for each in processes]
             cells = await asyncio.to_thread(self._acting, read_cells, whereabouts, known, dumps)
             return Stacks(tuple(processes), cells)
+
+    def _outside_numbers(self) -> Mapping[int, int]:
+        return outside_numbers(self.pid, marked_pids().get(self.id, ()))
 
     def _acting(self, function: Callable[..., T], *arguments: Any) -> T:
         with acting(self.os_user):
@@ -307,4 +341,6 @@ class Kernel:
 
     def _write_record(self, pid: int | None) -> None:
         folders = self.folders
-        write_kernel_record(self.id, pid, self.os_user, folders.record, runtime_folder=folders.runtime)
+        write_kernel_record(
+            self.id, pid, self.os_user, folders.record, runtime_folder=folders.runtime, sandboxed=self.sandboxed
+        )

@@ -14,7 +14,7 @@ from nbgpu_agent.errors import KernelDiedError, KernelFailedError
 from nbgpu_agent.isolation.os_user import OsUser
 from nbgpu_agent.kernel_launcher import KernelLauncher
 from nbgpu_agent.kernels import Kernel
-from nbgpu_agent.model import EnvironmentFacts, KernelExit, KernelSetting, KernelState, SessionRequest
+from nbgpu_agent.model import Accelerator, EnvironmentFacts, KernelExit, KernelSetting, KernelState, SessionRequest
 from nbgpu_agent.session_state import SessionState
 from nbgpu_agent.stacks import Stacks
 
@@ -63,8 +63,9 @@ class SessionKernels:
         self.closing = False
         self._session_id = session_id
         self._owner = request.owner
-        self._asked_folder = request.working_folder
         self._launcher = launcher
+        # Another's sandbox has none that was asked for: it would be anybody's.
+        self._asked_folder = "" if self.confined and self._owner else request.working_folder
         self._user = user
         self._starting = True
         self._taking: asyncio.Task[Kernel] | None = None
@@ -94,6 +95,11 @@ class SessionKernels:
     def os_user(self) -> OsUser | None:
         """As whom they run, and who their files are; None: the agent."""
         return self._launcher.isolation.os_user(self._owner)
+
+    @property
+    def confined(self) -> bool:
+        """Whether they run in sandboxes, and their files are to be reached by no link that leads out."""
+        return self._launcher.isolation.bubblewrap is not None
 
     def make_working_folder(self) -> Path:
         """Returns the folder that they work in: the one that was asked for, else one of the session's own."""
@@ -130,11 +136,12 @@ class SessionKernels:
             return self.kernel.log.tail(max_bytes)
         return self._last_log[-max_bytes:] if max_bytes else self._last_log
 
-    async def start(self, variables: Mapping[str, str]) -> None:
+    async def start(self, variables: Mapping[str, str], accelerators: Sequence[Accelerator] = ()) -> None:
         """Starts one, where there is none.
 
         Args:
             variables: Environment variables that tell it what the session holds.
+            accelerators: Which those are.
 
         Raises:
             KernelFailedError: It does not start; nothing of it is left.
@@ -145,7 +152,7 @@ class SessionKernels:
         self._starting = True
         self._user.on_change()
         try:
-            kernel = await self._take(self.working_folder, variables)
+            kernel = await self._take(self.working_folder, variables, accelerators)
         except BaseException:
             if self.generation == 0:
                 self._launcher.remove_folder(self._session_id)
@@ -159,9 +166,12 @@ class SessionKernels:
         if self.setting.path_entries or self.setting.variables:
             self._send_setting(kernel)
 
-    async def _take(self, working_folder: Path, variables: Mapping[str, str]) -> Kernel:
+    async def _take(
+        self, working_folder: Path, variables: Mapping[str, str], accelerators: Sequence[Accelerator]
+    ) -> Kernel:
+        python, owner = self.setting.python, self._owner
         taking = self._taking = asyncio.ensure_future(
-            self._launcher.take(self.setting.python, working_folder, variables, owner=self._owner)
+            self._launcher.take(python, working_folder, variables, owner=owner, accelerators=accelerators)
         )
         try:
             await asyncio.wait({taking})

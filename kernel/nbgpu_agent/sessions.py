@@ -166,7 +166,8 @@ class Session:
 
     async def _start_kernel(self) -> None:
         try:
-            await self.kernels.start(lease_variables(self.id, self.lease))
+            accelerators = self.lease.accelerators if self.lease is not None else ()
+            await self.kernels.start(lease_variables(self.id, self.lease), accelerators)
         except BaseException:
             self.messages.refuse_all()
             self.on_change()
@@ -258,6 +259,11 @@ class Session:
     def setting(self) -> KernelSetting:
         """Of its kernels."""
         return self.kernels.setting
+
+    @property
+    def confined(self) -> bool:
+        """Whether its kernels run in sandboxes, and its files are to be reached by no link that leads out."""
+        return self.kernels.confined
 
     def make_working_folder(self) -> Path:
         """Returns the folder that its kernels work in: the one that was asked for, else one of its own."""

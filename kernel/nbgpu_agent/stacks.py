@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from nbgpu_agent.isolation.confined import open_as_seen_by
 from nbgpu_agent.isolation.os_user import OsUser, acting, read_regular
 from nbgpu_agent.processes import bears_marker, signal_process
 
@@ -74,13 +75,16 @@ class Stacks:
     """Files that the stacks name, and the number of the cell whose code each is."""
 
 
-def read_groups(folder: Path, marker: str, uid: int | None = None) -> tuple[list[StackSource], dict[str, int]]:
+def read_groups(
+    folder: Path, marker: str, uid: int | None = None, numbers: Mapping[int, int] | None = None
+) -> tuple[list[StackSource], dict[str, int]]:
     """Returns the ranks that the folder tells of, those that run and are the kernel's, and the notebook's own cells.
 
     Args:
         folder: In which `nbgpu_kernel.whereabouts` leaves word.
         marker: Of the kernel's processes: no other is ever signalled, whatever a file says.
         uid: Of the kernel's user; None: the agent's.
+        numbers: By which processes are known here, by those that the folder tells; None: the same.
     """
     sources: list[StackSource] = []
     cells: dict[str, int] = {}
@@ -89,6 +93,7 @@ def read_groups(folder: Path, marker: str, uid: int | None = None) -> tuple[list
             group = json.loads(read_regular(path, _MAX_GROUP_BYTES))
             for each in sorted(group["ranks"], key=lambda each: int(each["rank"])):
                 pid = int(each["pid"])
+                pid = pid if numbers is None else numbers[pid]
                 if bears_marker(pid, marker, uid):
                     rank, world_size = int(each["rank"]), int(group["world_size"])
                     sources.append(StackSource(pid, Path(each["stacks"]), rank, world_size, str(group["id"])))
@@ -123,6 +128,7 @@ async def take_stacks(
     *,
     py_spy: str | None = "py-spy",
     os_user: OsUser | None = None,
+    seen_by: int | None = None,
 ) -> list[ProcessStacks]:
     """Asks all at once, and returns their answers in the same order.
 
@@ -131,8 +137,9 @@ async def take_stacks(
         within_s: For how long to wait.
         py_spy: The program to ask about those that do not answer; None: none.
         os_user: Who writes the answers, which are read with their rights; None: the agent's own.
+        seen_by: A process in whose sandbox the answers are; None: they are in none.
     """
-    before = _sizes(sources, os_user)
+    before = _sizes(sources, os_user, seen_by)
     by_message = {source.pid for source in sources if source.send_request is not None}
     for source in sources:
         if source.send_request is not None:
@@ -149,12 +156,12 @@ async def take_stacks(
                 if sizes.get(pid) == before[pid]:
                     signal_process(pid, signal.SIGUSR1)
             by_message.clear()
-        previous, sizes = sizes, _sizes(sources, os_user)
+        previous, sizes = sizes, _sizes(sources, os_user, seen_by)
         # Written, and nothing more comes. What is cut back meanwhile is smaller.
         if previous == sizes and all(sizes[pid] != before[pid] for pid in sizes):
             break
     with acting(os_user):
-        dumps = [_read(source.path, before[source.pid]) for source in sources]
+        dumps = [_read(source.path, before[source.pid], seen_by) for source in sources]
     silent = [at for at, dump in enumerate(dumps) if not dump]
     program = shutil.which(py_spy) if py_spy else None
     if silent and program is not None:
@@ -198,13 +205,13 @@ def _as_faulthandler(threads: list[dict[str, object]], pid: int) -> str:
     return "\n".join(lines) + "\n" if lines else ""
 
 
-def _read(path: Path, before: int) -> str:
-    size = _size(path)
-    start = before if size >= before else 0
-    if size == start:
-        return ""
+def _read(path: Path, before: int, seen_by: int | None) -> str:
     try:
-        with open(path, "rb", opener=_open_no_link) as file:
+        with open(_open(path, seen_by), "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            start = before if size >= before else 0
+            if size == start:
+                return ""
             file.seek(max(start, size - _MAX_DUMP_BYTES))
             return _newest(file.read(_MAX_DUMP_BYTES).decode(errors="replace"))
     except OSError:
@@ -223,13 +230,25 @@ def _open_no_link(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
 
 
-def _sizes(sources: Iterable[StackSource], os_user: OsUser | None) -> dict[int, int]:
+def _open(path: Path, seen_by: int | None) -> int:
+    if seen_by is not None:
+        return open_as_seen_by(seen_by, path)
+    return _open_no_link(os.fspath(path), os.O_RDONLY)
+
+
+def _sizes(sources: Iterable[StackSource], os_user: OsUser | None, seen_by: int | None) -> dict[int, int]:
     with acting(os_user):
-        return {source.pid: _size(source.path) for source in sources}
+        return {source.pid: _size(source.path, seen_by) for source in sources}
 
 
-def _size(path: Path) -> int:
+def _size(path: Path, seen_by: int | None) -> int:
     try:
-        return path.stat().st_size
+        if seen_by is None:
+            return path.stat().st_size
+        descriptor = open_as_seen_by(seen_by, path)
+        try:
+            return os.fstat(descriptor).st_size
+        finally:
+            os.close(descriptor)
     except OSError:
         return 0

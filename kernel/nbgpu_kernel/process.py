@@ -19,6 +19,9 @@ _stacks_file: int | None = None
 
 def prepare_process() -> None:
     """Called before ipykernel is imported, while standard error still is the kernel's log."""
+    # What starts it in a sandbox is its group's leader there: interrupts are for the kernel and what it starts alone.
+    if os.getpgrp() != os.getpid():
+        os.setsid()
     # Removed: ipykernel would end the process itself when its parent does.
     end_with_parent(int(os.environ.pop("JPY_PARENT_PID", None) or 0))
     # A copy: ipykernel puts a pipe in the place of standard error, which nobody reads once the process has crashed.

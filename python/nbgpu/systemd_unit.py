@@ -40,21 +40,21 @@ LimitMEMLOCK=infinity
 TasksMax=infinity
 NoNewPrivileges=yes
 ProtectSystem=full
-ProtectKernelTunables=yes
 ProtectKernelModules=yes
-ProtectKernelLogs=yes
 ProtectHostname=yes
 RestrictSUIDSGID=yes
 LockPersonality=yes
 # Not here, and why: PrivateDevices, ProtectClock and DevicePolicy hide the GPUs; MemoryDenyWriteExecute stops compilers
-# such as Triton's; PrivateTmp would part a new agent from the sockets of what it finds running.
+# such as Triton's; PrivateTmp would part a new agent from the sockets of what it finds running;
+# ProtectKernelTunables and ProtectKernelLogs cover parts of /proc, and with that, RestrictNamespaces and PrivateUsers,
+# bwrap makes no sandboxes for sessions. What they protect no user but root can change.
 
 [Install]
 WantedBy={target}
 """
 _USER = """\
-# `useradd --system --groups video nbgpu` makes the user. Without this line it runs as root, and sessions of different
-# users run as users of the system that cannot read each other's things.
+# `useradd --system --groups video nbgpu` makes the user. Sessions of different users then run in sandboxes,
+# where bwrap is installed. Without this line it runs as root, and they run as users of the system of their own.
 User=nbgpu
 """
 

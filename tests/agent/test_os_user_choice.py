@@ -219,7 +219,9 @@ def test_processes_of_other_users_are_found_where_root_may_not_look_at_them() ->
 def agent() -> Iterator[SecuredAgent]:
     """An agent with users that cannot isolate them: without root, or in a folder that is closed to others."""
     with workplace() as place:
-        secured = start_secured(place, "--AgentApp.spare_kernels=0", NBGPU_AGENT_TOKEN="of-the-owner-of-this-agent")
+        # Without a PATH, on which there may be bwrap for who is not root.
+        variables = {"NBGPU_AGENT_TOKEN": "of-the-owner-of-this-agent", "PATH": str(place.root)}
+        secured = start_secured(place, "--AgentApp.spare_kernels=0", **variables)
         yield secured
         assert place.end(secured.process) == 0
         place.assert_nothing_left()

@@ -14,6 +14,7 @@ from benchmarks import (
     live_view,
     output_flood,
     ranks,
+    reconnection,
     spmd,
     values,
 )
@@ -30,6 +31,7 @@ BENCHMARKS: dict[str, Callable[[], Sequence[Row]]] = {
     "ranks": ranks.run,
     "idle_sessions": idle_sessions.run,
     "spmd": spmd.run,
+    "reconnection": reconnection.run,
 }
 
 

@@ -17,6 +17,7 @@ from benchmarks import (
     live_view,
     output_flood,
     ranks,
+    reconnection,
     spmd,
     values,
 )
@@ -36,6 +37,7 @@ SMALL: dict[str, Callable[[], Sequence[Row]]] = {
     "ranks": partial(ranks.run, rounds=1, ranks=2),
     "idle_sessions": partial(idle_sessions.run, rounds=1, sessions=2, window_s=0.1),
     "spmd": partial(spmd.run, rounds=1, repeats=1, ranks=2, size_bytes=4 << 20),
+    "reconnection": partial(reconnection.run, rounds=1, delay_s=0.01, down_s=0.1),
 }
 
 

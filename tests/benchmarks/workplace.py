@@ -22,11 +22,14 @@ SETTLED_WITHIN_S = 60
 
 
 @contextlib.contextmanager
-def workplace(*, spare_kernels: int = 1) -> Iterator[Path]:
+def workplace(*, spare_kernels: int = 1, **settings: float | str) -> Iterator[Path]:
     """Changes the environment variables of this process for as long as it lasts; at its end the agent is ended.
+
+    One within another has an agent of its own.
 
     Args:
         spare_kernels: The agent's setting.
+        settings: More of them, by the names of its options.
     """
     before = dict(os.environ)
     with tempfile.TemporaryDirectory(prefix="nbgpu-bench-", ignore_cleanup_errors=True) as name:
@@ -40,7 +43,7 @@ def workplace(*, spare_kernels: int = 1) -> Iterator[Path]:
                 os.environ.pop(variable, None)
             os.environ["NBGPU_AGENT_DIR"] = str(folder / "agent")
             os.environ["NBGPU_SIMULATE"] = "H100x1"
-            configuration = {"AgentApp": {"spare_kernels": spare_kernels}}
+            configuration = {"AgentApp": {"spare_kernels": spare_kernels, **settings}}
             (folder / "jupyter_config_dir" / "nbgpu_config.json").write_text(json.dumps(configuration))
             yield folder
         finally:

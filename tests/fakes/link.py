@@ -29,6 +29,8 @@ class Link:
         self.bytes_to_client = 0
         self.bytes_to_agent = 0
         self.refused = 0
+        self.silent = 0
+        """So many of the next connections are taken, and get no answer."""
         self.delay_s = 0.0
         """Of everything that is forwarded, in each direction."""
         self._agent_port = agent_port
@@ -42,6 +44,11 @@ class Link:
     @property
     def target(self) -> str:
         return f"127.0.0.1:{self.port}"
+
+    @property
+    def connections(self) -> int:
+        """How many stand."""
+        return len(self._writers) // 2
 
     def cut(self) -> None:
         """Ends every connection. New ones are forwarded."""
@@ -82,6 +89,14 @@ class Link:
         if self._is_down:
             self.refused += 1
             writer.transport.abort()
+            return
+        if self.silent:
+            self.silent -= 1
+            self._writers.add(writer)
+            with contextlib.suppress(ConnectionError):
+                await reader.read(-1)
+            writer.transport.abort()
+            self._writers.discard(writer)
             return
         try:
             agent_reader, agent_writer = await asyncio.open_connection("127.0.0.1", self._agent_port)

@@ -13,7 +13,7 @@ import pytest
 from agent_processes import workplace
 from fakes.link import link_to
 from nbgpu import errors
-from nbgpu.client import connection, shown
+from nbgpu.client import connection, mending, shown
 from nbgpu.client.executions import list_executions
 from nbgpu.client.pool import Pool
 from nbgpu_protocol.v1 import pool_pb2
@@ -149,6 +149,16 @@ async def test_a_request_that_is_sent_while_the_link_is_down_runs_once(agent: Ru
         await notebook.answer(request)
         assert recorder.text == "1\n"
         assert (await notebook.run("print(runs)")).text == "1\n"
+
+
+async def test_a_request_has_the_link_tried_at_once(agent: RunningAgent, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mending, "FIRST_PAUSE_S", 3600.0)
+    monkeypatch.setattr(mending, "MAX_PAUSE_S", 3600.0)
+    async with notebook_on(agent) as notebook:
+        notebook.link.take_down()
+        await until(lambda: notebook.link.refused)
+        notebook.link.restore()
+        assert (await notebook.run(ONCE)).text == "1\n"
 
 
 @pytest.mark.parametrize("stalled", ["to_agent", "to_client"])

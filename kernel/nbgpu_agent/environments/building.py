@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 
 from nbgpu_agent.environments.base import link_distributions
@@ -42,8 +43,11 @@ class Builder:
             UnreachableIndexError: An index does not answer.
         """
         python = str(plan.python.path)
+        into = (target.parent,)
         # Relocatable: it is renamed when it is complete.
-        made = await self._uv.run(["venv", "--relocatable", "--python", python, str(target)], folder=folder)
+        made = await self._uv.run(
+            ["venv", "--relocatable", "--python", python, str(target)], folder=folder, writable=into
+        )
         if made.exit_code:
             _refuse_full_disk(made.log)
             raise BuildFailedError(f"no virtual environment can be made with {python}:\n{_tail(made.log)}")
@@ -69,7 +73,7 @@ class Builder:
             arguments += ["--python", str(target / "bin/python")]
             if self._uv.torch_backend is not None and any(name.startswith("torch") for name in names):
                 arguments += ["--torch-backend", self._uv.torch_backend]
-            installed = await self._uv.run(arguments, folder=folder, on_line=on_line)
+            installed = await self._uv.run(arguments, folder=folder, writable=into, on_line=on_line)
             if installed.exit_code:
                 _refuse_failure(installed.log, names)
         self.bytes_per_s = rate.bytes_per_s or self.bytes_per_s
@@ -80,12 +84,37 @@ class Builder:
             return can_clone(cache, folder)
 
     def _finish(self, plan: Plan, target: Path) -> None:
+        if self._uv.sandbox is not None:
+            refuse_links_out(target)
         with acting(self._uv.os_user):
             if not self._uv.as_root:
                 make_read_only(target)
             if plan.base is not None:
                 link_distributions(plan.base, plan.provided, target)
             refuse_pip(target)
+
+
+def refuse_links_out(target: Path) -> None:
+    """Refuses an environment in which the agent would write elsewhere by a link of what was built. Nothing runs there.
+
+    Raises:
+        BuildFailedError: It has a link that leads out, beside that to its interpreter.
+    """
+    root = Path(os.path.realpath(target.parent)) / target.name
+    if root.is_symlink():
+        raise BuildFailedError("a package puts a link in the place of the environment")
+    stack = [root]
+    while stack:
+        with os.scandir(stack.pop()) as scanned:
+            entries = list(scanned)
+        for entry in entries:
+            path = Path(entry.path)
+            if entry.is_symlink():
+                is_interpreter = path.parent == root / "bin" and path.name.startswith("python")
+                if not is_interpreter and not Path(os.path.realpath(path)).is_relative_to(root):
+                    raise BuildFailedError(f"a package puts a link into the environment, {path.relative_to(root)}")
+            elif entry.is_dir(follow_symlinks=False):
+                stack.append(path)
 
 
 def _refuse_full_disk(log: str) -> None:

@@ -18,8 +18,8 @@ from nbgpu_agent.environments.base import BaseReader
 from nbgpu_agent.environments.building import Builder
 from nbgpu_agent.environments.estimate import FROM_AN_INDEX
 from nbgpu_agent.environments.facts import NodeSurvey
-from nbgpu_agent.environments.plan import NodeFacts, Plan
-from nbgpu_agent.environments.planning import choose_python, known_resolution, make_pins, make_plan, version_key
+from nbgpu_agent.environments.plan import NodeFacts, Pins, Plan, Resolution
+from nbgpu_agent.environments.planning import choose_python, make_pins, make_plan, split_known, version_key
 from nbgpu_agent.environments.progress import OnProgress, Progress
 from nbgpu_agent.environments.resolution import resolve
 from nbgpu_agent.environments.store import Environment, EnvironmentStore
@@ -147,7 +147,7 @@ class Materialiser:
         wheels = await asyncio.to_thread(self._place_wheels, snapshot)
         facts = replace(facts, bytes_per_s=self._builder.bytes_per_s)
         pins = make_pins(snapshot, facts, python, wheels)
-        resolution = known_resolution(snapshot, facts, pins) or await resolve(self._uv, pins, folder)
+        resolution = await self._resolve(snapshot, facts, pins, folder)
         plan = make_plan(snapshot, facts, pins, resolution)
         if not with_sizes:
             return plan
@@ -156,6 +156,16 @@ class Materialiser:
         sizes = await find_sizes(self._uv, python, lines, folder)
         sizes |= {each.name: _size(wheels[each.location]) for each in snapshot.distributions if each.location in wheels}
         return make_plan(snapshot, replace(facts, sizes=sizes), pins, resolution)
+
+    async def _resolve(self, snapshot: Snapshot, facts: NodeFacts, pins: Pins, folder: Path) -> Resolution:
+        split = split_known(snapshot, facts, pins)
+        if split is None:
+            return await resolve(self._uv, pins, folder)
+        known, unknown = split
+        if not unknown:
+            return Resolution(known)
+        found = await resolve(self._uv, replace(pins, requirements=unknown), folder, complete=True)
+        return replace(found, requirements={**known, **found.requirements})
 
     def _place_wheels(self, snapshot: Snapshot) -> dict[str, Path]:
         with acting(self._uv.os_user):

@@ -33,6 +33,7 @@ from nbgpu_protocol.snapshot import EDITABLES, Distribution, Origin, Snapshot
 
 KERNEL_NEEDS = {"ipykernel": "ipykernel>=6.29", "cloudpickle": "cloudpickle>=3"}
 """What a session's kernel needs, besides what the notebook has."""
+_FEW = 10
 
 
 def choose_python(snapshot: Snapshot, pythons: tuple[Python, ...], running: str = "") -> Python | None:
@@ -103,27 +104,32 @@ def make_pins(snapshot: Snapshot, facts: NodeFacts, python: Python, wheels: Mapp
     )
 
 
-def known_resolution(snapshot: Snapshot, facts: NodeFacts, pins: Pins) -> Resolution | None:
-    """Returns the resolution without asking uv, where there is nothing to ask; else None.
+def split_known(snapshot: Snapshot, facts: NodeFacts, pins: Pins) -> tuple[Mapping[str, str], Mapping[str, str]] | None:
+    """Returns the requirements that can be had, and a few of which uv is to say whether they can, on their own.
 
-    What works together in a notebook of the same platform is complete here, and what uv has in its cache can be had.
+    What works together in a notebook of the same platform is complete here, and what uv has in its cache can be had. So
+    a package that was installed between two cells is all that is asked about, and not with it the 300 that were there,
+    which takes uv seconds. None where it is not so simple.
     """
     if (snapshot.platform, snapshot.machine) != (facts.platform, facts.machine) or pins.impossible:
         return None
     if pins.other_python:
         return None
     versions = {each.name: each.version for each in snapshot.distributions}
-    requirements = {}
+    known: dict[str, str] = {}
+    unknown: dict[str, str] = {}
     for name, requirement in pins.requirements.items():
         if name not in versions or name in pins.swapped:
             return None
         if requirement.endswith(".whl") and " @ file:" in requirement:
-            requirements[name] = requirement
+            known[name] = requirement
         elif (name, versions[name]) in facts.cached:
-            requirements[name] = requirement if " @ " in requirement else f"{name}=={versions[name]}"
+            known[name] = requirement if " @ " in requirement else f"{name}=={versions[name]}"
+        elif requirement == f"{name}=={versions[name]}" and name not in TORCH_FAMILY:
+            unknown[name] = requirement
         else:
             return None
-    return Resolution(requirements)
+    return (known, unknown) if len(unknown) <= _FEW and len(unknown) <= len(known) else None
 
 
 def make_plan(snapshot: Snapshot, facts: NodeFacts, pins: Pins, resolution: Resolution) -> Plan:

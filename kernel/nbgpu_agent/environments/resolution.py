@@ -43,7 +43,7 @@ _YANKED = re.compile(
 _PINNED = re.compile(r"^\s*([A-Za-z0-9._-]+?)\s*(?:==|@|>=|$)")
 
 
-async def resolve(uv: Uv, pins: Pins, folder: Path) -> Resolution:
+async def resolve(uv: Uv, pins: Pins, folder: Path, *, complete: bool = False) -> Resolution:
     """Returns the exact list for the pins.
 
     First without building anything, so that what has no wheel is known; then, for those alone, from source. Pins are
@@ -51,6 +51,7 @@ async def resolve(uv: Uv, pins: Pins, folder: Path) -> Resolution:
 
     Args:
         folder: For files that uv reads.
+        complete: What the pins need is there: it is asked of them alone whether they can be had.
 
     Raises:
         UnreachableIndexError: An index does not answer.
@@ -62,11 +63,12 @@ async def resolve(uv: Uv, pins: Pins, folder: Path) -> Resolution:
     without_wheel: dict[str, str] = {}
     remarks: dict[str, str] = {}
     relaxed: dict[str, str] = {}
-    resolved = await _resolve_all(uv, pins, wheels, without_wheel, remarks, relaxed, folder, ["--no-build"])
+    options = ["--no-deps"] if complete else []
+    resolved = await _resolve_all(uv, pins, wheels, without_wheel, remarks, relaxed, folder, [*options, "--no-build"])
     impossible: dict[str, str] = {}
     if sources or without_wheel:
         everything = {**requirements, **{name: name for name in relaxed}}
-        resolved = await _resolve_all(uv, pins, everything, impossible, remarks, relaxed, folder, [])
+        resolved = await _resolve_all(uv, pins, everything, impossible, remarks, relaxed, folder, options)
         for name, why in without_wheel.items():
             if name in impossible:
                 impossible[name] = why if "wheel" not in why else impossible[name]

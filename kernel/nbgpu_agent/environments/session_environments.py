@@ -82,7 +82,7 @@ class SessionEnvironments:
             )
         holding = self._holdings.get(session.id)
         if holding is None:
-            files = SessionFiles(session.make_working_folder(), self._blobs, session.os_user)
+            files = self._files_of(session)
             holding = self._holdings[session.id] = _Holding(files, materialiser)
         async with holding.lock:
             environment = await materialiser.materialise(snapshot, on_progress, running)
@@ -110,12 +110,16 @@ class SessionEnvironments:
             record = None
         if record is None:
             return
-        files = SessionFiles(session.make_working_folder(), self._blobs, session.os_user)
+        files = self._files_of(session)
         materialiser = self.materialiser_of(session.owner)
         files.restore(LocalFile(**each) for each in record["files"])
         self._holdings[session.id] = _Holding(files, materialiser, list(record["environments"]))
         for environment_id in record["environments"]:
             materialiser.store.acquire(environment_id)
+
+    def _files_of(self, session: Session) -> SessionFiles:
+        folder = session.make_working_folder()
+        return SessionFiles(folder, self._blobs, session.os_user, confined=session.confined)
 
     @staticmethod
     def _keep(session: Session, holding: _Holding) -> None:

@@ -6,10 +6,11 @@ import contextlib
 import os
 import secrets
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from nbgpu_agent.blobs import BlobStore
+from nbgpu_agent.isolation.confined import folder_beneath
 from nbgpu_agent.isolation.os_user import OsUser, acting
 from nbgpu_protocol.snapshot import EDITABLES, WORKSPACE, LocalFile, Snapshot
 
@@ -23,10 +24,15 @@ class SessionFiles:
     Args:
         folder: The session's working folder, the session's alone.
         os_user: Whose the files are, with whose rights all is done in the folder; None: the agent's.
+        confined: Whether links of the session's that lead out of the folder are not followed, as the agent's own rights
+            would let it.
     """
 
-    def __init__(self, folder: Path, blobs: BlobStore, os_user: OsUser | None = None) -> None:
+    def __init__(
+        self, folder: Path, blobs: BlobStore, os_user: OsUser | None = None, *, confined: bool = False
+    ) -> None:
         self._os_user = os_user
+        self._confined = confined
         self._folder = folder
         self._blobs = blobs
         self._laid_out: dict[str, LocalFile] = {}
@@ -61,8 +67,8 @@ class SessionFiles:
         changed = []
         for path in self._laid_out.keys() - wanted.keys():
             changed.append(str(self._place(path)))
-            with contextlib.suppress(OSError):
-                self._place(path).unlink()
+            with contextlib.suppress(OSError), self._parent(path) as parent:
+                (parent / self._place(path).name).unlink()
             del self._laid_out[path]
         for path, file in wanted.items():
             before = self._laid_out.get(path)
@@ -75,17 +81,28 @@ class SessionFiles:
         return [] if first else changed
 
     def _write(self, file: LocalFile) -> None:
-        target = self._place(file.path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        # A copy: the session may write into its file, and the blob is everybody's.
-        partial = target.with_name(f".{secrets.token_hex(8)}.partial")
-        try:
-            with self._blobs.open(file.digest) as source, open(partial, "xb") as copy:
-                shutil.copyfileobj(source, copy, _COPIED_BYTES)
-            os.chmod(partial, 0o755 if file.executable else 0o644)
-            os.replace(partial, target)
-        finally:
-            partial.unlink(missing_ok=True)
+        with self._parent(file.path, make=True) as parent:
+            # A copy: the session may write into its file, and the blob is everybody's.
+            partial = parent / f".{secrets.token_hex(8)}.partial"
+            try:
+                with self._blobs.open(file.digest) as source, open(partial, "xb") as copy:
+                    shutil.copyfileobj(source, copy, _COPIED_BYTES)
+                    os.fchmod(copy.fileno(), 0o755 if file.executable else 0o644)
+                os.replace(partial, parent / self._place(file.path).name)
+            finally:
+                partial.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _parent(self, path: str, *, make: bool = False) -> Iterator[Path]:
+        """Yields by what path the folder of a file is reached."""
+        folder = self._place(path).parent
+        if self._confined:
+            with folder_beneath(self._folder, str(folder.relative_to(self._folder)), make=make) as beneath:
+                yield beneath
+            return
+        if make:
+            folder.mkdir(parents=True, exist_ok=True)
+        yield folder
 
     def _place(self, path: str) -> Path:
         top, _, rest = path.partition("/")

@@ -15,7 +15,9 @@ from pathlib import Path
 
 from nbgpu_agent.environments.plan import Python
 from nbgpu_agent.errors import BuildFailedError
+from nbgpu_agent.isolation.bubblewrap import pythons_folder
 from nbgpu_agent.isolation.os_user import OsUser, acting
+from nbgpu_agent.isolation.sandbox import Sandbox
 from nbgpu_agent.kernel_environment import ALLOWED_NAMES
 from nbgpu_agent.processes import MARKER_VARIABLE
 from nbgpu_agent.tokens import TOKEN_VARIABLE
@@ -50,13 +52,20 @@ class Uv:
         os_user: As whom it runs, since building a package runs code of it, and whose what it builds is. It is given
             their home and cache, and of the agent's variables its own settings and what every kernel gets. None: as
             the agent, with all of them.
+        sandbox: In which it runs, as another user's; None: in none.
     """
 
-    def __init__(self, variables: Mapping[str, str], os_user: OsUser | None = None) -> None:
+    def __init__(
+        self, variables: Mapping[str, str], os_user: OsUser | None = None, *, sandbox: Sandbox | None = None
+    ) -> None:
         self.os_user = os_user
+        self.sandbox = sandbox
         self._cache_folder: Path | None = None
-        if os_user is not None:
-            variables = _for_another(variables, os_user)
+        named = sandbox.user if sandbox is not None else os_user
+        if named is not None:
+            variables = _for_another(variables, named)
+        if sandbox is not None:
+            variables = {**variables, "UV_PYTHON_INSTALL_DIR": str(pythons_folder())}
         self.variables = {
             **{name: value for name, value in variables.items() if name not in _NOT_FOR_UV | {TOKEN_VARIABLE}},
             "NO_COLOR": "1",
@@ -71,8 +80,8 @@ class Uv:
 
     def write(self, file: Path, text: str) -> None:
         """Writes a file for it to read."""
-        with acting(self.os_user):
-            file.write_text(text, encoding="utf-8")
+        with acting(self.os_user), open(file, "w", encoding="utf-8", opener=_open_no_link) as opened:
+            opened.write(text)
 
     @property
     def torch_backend(self) -> str | None:
@@ -81,13 +90,19 @@ class Uv:
         return None if any(self.variables.get(name) for name in settings) else "auto"
 
     async def run(
-        self, arguments: Sequence[str], *, folder: Path, on_line: Callable[[str], None] | None = None
+        self,
+        arguments: Sequence[str],
+        *,
+        folder: Path,
+        writable: Sequence[Path] = (),
+        on_line: Callable[[str], None] | None = None,
     ) -> UvResult:
         """Runs it to its end; cancelled, it is ended with all that it started before this returns.
 
         Args:
             arguments: Beginning with the command.
             folder: To run in: no `uv.toml` or `pyproject.toml` is looked for above it.
+            writable: Other folders that it writes to, where it runs in a sandbox.
             on_line: Called with each line on standard error.
 
         Raises:
@@ -96,15 +111,13 @@ class Uv:
         lines: deque[str] = deque(maxlen=_KEPT_LINES)
         try:
             process = await asyncio.create_subprocess_exec(
-                _binary(),
-                *arguments,
-                "--no-config",
+                *self._command([_binary(), *arguments, "--no-config"], folder, writable),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
                 cwd=folder,
                 # By which its processes are found when the agent was killed.
-                env={**self.variables, MARKER_VARIABLE: folder.name or "uv"},
+                env={**self.variables, **self._place_of_files(folder), MARKER_VARIABLE: folder.name or "uv"},
                 start_new_session=True,
                 limit=1 << 20,
                 **(self.os_user.process_arguments() if self.os_user is not None else {}),
@@ -129,6 +142,17 @@ class Uv:
             await asyncio.shield(_end(process))
             raise
         return UvResult(exit_code, output.decode(errors="replace"), "\n".join(lines))
+
+    def _command(self, command: list[str], folder: Path, writable: Sequence[Path]) -> list[str]:
+        if self.sandbox is None:
+            return command
+        # Killed with the agent's thread, and its namespace with it: nothing of a build goes on.
+        own = [folder] if _is_own(folder) else []
+        return self.sandbox.command(command, folder=folder, writable=[*own, *writable], ends_with_agent=True)
+
+    def _place_of_files(self, folder: Path) -> dict[str, str]:
+        """Returns where builds have their temporary files: on the disk, where they would be in memory."""
+        return {"TMPDIR": str(folder)} if self.sandbox is not None and _is_own(folder) else {}
 
     async def pythons(self, folder: Path) -> tuple[Python, ...]:
         """Returns the interpreters of this machine.
@@ -160,6 +184,16 @@ class Uv:
             result = await self.run(["cache", "dir"], folder=folder)
             self._cache_folder = Path(result.output.strip())
         return self._cache_folder
+
+
+def _open_no_link(path: str, flags: int) -> int:
+    # What was built before may have put one there, which the agent's own rights would follow.
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+
+
+def _is_own(folder: Path) -> bool:
+    """Says whether a folder was made to run in, rather than being the machine's."""
+    return folder != Path(os.path.sep)
 
 
 def _for_another(variables: Mapping[str, str], os_user: OsUser) -> dict[str, str]:

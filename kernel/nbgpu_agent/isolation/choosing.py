@@ -1,8 +1,9 @@
-"""Chooses, for each owner of sessions, the operating system's user that they run as, and says where that cannot be."""
+"""Chooses, for each owner of sessions, as whom or in which sandbox they run, and says where neither can be."""
 
 from __future__ import annotations
 
 import contextlib
+import enum
 import os
 import pwd
 import stat
@@ -13,7 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nbgpu_agent.errors import AgentError, InvalidRequestError
+from nbgpu_agent.isolation.bubblewrap import Bubblewrap
 from nbgpu_agent.isolation.os_user import IsolationError, OsUser, acting, own_folder, passable
+from nbgpu_agent.isolation.sandbox import Sandbox
 from nbgpu_agent.isolation.user_ids import UserIds
 from nbgpu_agent.kernel_environment import base_variables
 
@@ -29,27 +32,47 @@ _CAPABILITIES = {"CHOWN": 0, "DAC_OVERRIDE": 1, "FOWNER": 3, "KILL": 5, "SETGID"
 SHARED_WORDS = "sessions of different users run as the agent's own user, and can read each other's files and variables"
 
 
+class IsolationKind(enum.Enum):
+    """What keeps sessions of different users apart."""
+
+    NONE = "none"
+    OS_USERS = "users"
+    BUBBLEWRAP = "bubblewrap"
+
+
 @dataclass
 class Isolation:
-    """As whom sessions run. Without `ids` and `named`, all as the agent.
+    """As whom sessions run. Without `ids` and `bubblewrap`, all as the agent.
 
     Attributes:
-        ids: Gives numbers to users; None: nobody is isolated.
+        ids: Gives numbers to users; None: nobody is another user of the operating system.
         named: Users of the operating system that were configured, by the owner's name; that of "" is the agent's
             owner, who runs as the agent itself where nothing else is said.
         problem: Why nobody is isolated, where somebody should be: a sentence without a full stop.
         hint: What the agent's owner can do about that.
+        bubblewrap: Makes sandboxes, in which sessions run as the agent's user; None: there are none.
     """
 
     ids: UserIds | None = None
     named: Mapping[str, OsUser] = field(default_factory=dict)
     problem: str = ""
     hint: str = ""
+    bubblewrap: Bubblewrap | None = None
     _found: dict[str, OsUser] = field(default_factory=dict)
 
     @property
+    def kind(self) -> IsolationKind:
+        if self.bubblewrap is not None:
+            return IsolationKind.BUBBLEWRAP
+        return IsolationKind.OS_USERS if self.ids is not None else IsolationKind.NONE
+
+    @property
     def is_on(self) -> bool:
-        return self.ids is not None
+        return self.kind is not IsolationKind.NONE
+
+    def sandbox(self, owner: str) -> Sandbox | None:
+        """Returns in which sandbox the owner's sessions run; None: in none."""
+        return self.bubblewrap.sandbox(owner) if self.bubblewrap is not None else None
 
     def os_user(self, owner: str) -> OsUser | None:
         """Returns as whom the owner's sessions run; None: as the agent.

@@ -21,6 +21,7 @@ from nbgpu_agent.errors import (
     VersionMismatchError,
 )
 from nbgpu_agent.identity.caller import current_caller
+from nbgpu_agent.isolation.choosing import IsolationKind
 from nbgpu_agent.limits.closing import Terms
 from nbgpu_agent.limits.keeper import SessionKeeper
 from nbgpu_agent.model import Node, SessionRequest
@@ -60,11 +61,17 @@ class AgentIdentity:
     environments: bool = False
     """Whether it builds environments from snapshots."""
     prices: PriceList = field(default_factory=PriceList)
-    isolated: bool = False
-    """Whether sessions of different users run as different users of the operating system."""
+    isolation: IsolationKind = IsolationKind.NONE
     isolation_problem: str = ""
     """Why not, where they should: a sentence."""
     isolation_hint: str = ""
+
+
+_ISOLATIONS = {
+    IsolationKind.NONE: pool_pb2.ISOLATION_NONE,
+    IsolationKind.OS_USERS: pool_pb2.ISOLATION_OS_USERS,
+    IsolationKind.BUBBLEWRAP: pool_pb2.ISOLATION_BUBBLEWRAP,
+}
 
 
 class PoolService(pool_pb2_grpc.PoolServicer):
@@ -112,7 +119,7 @@ class PoolService(pool_pb2_grpc.PoolServicer):
                 pid=os.getpid(),
                 user=caller.user,
                 administrator=caller.administrator,
-                isolation=pool_pb2.ISOLATION_OS_USERS if self._identity.isolated else pool_pb2.ISOLATION_NONE,
+                isolation=_ISOLATIONS[self._identity.isolation],
                 isolation_problem=self._identity.isolation_problem,
                 isolation_hint=self._identity.isolation_hint,
             )

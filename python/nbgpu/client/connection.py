@@ -20,7 +20,10 @@ from nbgpu_protocol.v1 import pool_pb2, session_pb2
 
 GIVE_UP_AFTER_S = 600.0
 """How long a cut is bridged before what waits for an answer fails: as long as sessions wait for their agent."""
-_BACKOFF_S = (0.02, 0.1, 0.3, 1.0, 2.0)
+_BACKOFF_S = (0.0, 0.1, 0.3, 1.0, 2.0)
+"""Before another stream where the agent is connected to, and ends them."""
+_LOOK_FOR_AGENT_S = 1.0
+"""While the link is gone, how often it is asked whether the agent is."""
 _ACKNOWLEDGE_EVERY = 64
 
 
@@ -157,6 +160,7 @@ class SessionConnection:
     async def _write_message(self, channel: session_pb2.Channel, parts: Sequence[Buffer], request_id: str) -> None:
         async with self._writing:
             if self._call is None:
+                self._pool.hurry()
                 return  # between two streams: a request is sent when the next one stands
             # A broken stream is the reader's to mend; it repeats the request then.
             with contextlib.suppress(grpc.RpcError, asyncio.InvalidStateError):
@@ -203,12 +207,26 @@ class SessionConnection:
                 cut_at = now
                 if self._connected.done():
                     self._listener.on_cut()
-            lost = not isinstance(failure, errors.AgentUnreachableError) or await self._is_lost()
-            if lost or now - cut_at > GIVE_UP_AFTER_S or not self._connected.done():
+            bridged = isinstance(failure, errors.AgentUnreachableError) and self._connected.done()
+            if not bridged or not await self._mend(cut_at + GIVE_UP_AFTER_S):
                 self._end(failure)
                 return
             await asyncio.sleep(_BACKOFF_S[min(attempt, len(_BACKOFF_S) - 1)])
             attempt += 1
+
+    async def _mend(self, until_s: float) -> bool:
+        """Waits until the agent is connected to again; returns whether it is."""
+        mending = asyncio.get_running_loop().create_task(self._pool.mend())
+        try:
+            while not mending.done():
+                left_s = until_s - time.monotonic()
+                if left_s <= 0 or await self._is_lost():
+                    return False
+                await asyncio.wait({mending}, timeout=min(_LOOK_FOR_AGENT_S, left_s))
+            return mending.exception() is None
+        finally:
+            mending.cancel()
+            await asyncio.wait({mending})
 
     async def _is_lost(self) -> bool:
         """Returns whether there will be no agent to connect to; starts one where the last one is gone."""

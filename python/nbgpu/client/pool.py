@@ -8,11 +8,13 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from types import TracebackType
 from typing import Any
 
+import grpc
 import grpc.aio
 
 import nbgpu
 from nbgpu import errors
 from nbgpu.client.agent_times import to_own_clock
+from nbgpu.client.mending import Mender
 from nbgpu.client.trust import TLS_OPTIONS, Trust, UntrustedAgentError, fetch_trust, is_tls
 from nbgpu.errors import translated
 from nbgpu_protocol import VERSION, blobs
@@ -73,18 +75,28 @@ class Pool:
         refuse_open_network(address, trust)
         self.address = address
         self._trust = trust
-        if is_tls(address) and trust is not None:
-            target = address.removeprefix(TLS_SCHEME)
-            options = [*_CHANNEL_OPTIONS[1:], *TLS_OPTIONS]
-            self._channel = grpc.aio.secure_channel(target, trust.credentials(), options=options)
-        else:
-            self._channel = grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS)
         self.metadata = (("authorization", f"Bearer {token}"),)
-        self._pool = pool_pb2_grpc.PoolStub(self._channel)
-        self.session = session_pb2_grpc.SessionStub(self._channel)
-        self.environment = environment_pb2_grpc.EnvironmentStub(self._channel)
+        self._credentials = trust.credentials() if is_tls(address) and trust is not None else None
+        self._use(self._new_channel())
+        self._mender = Mender(lambda: self._new_channel(("grpc.use_local_subchannel_pool", 1)))
+        self._mending = asyncio.Lock()
+        self._retiring: set[asyncio.Task[None]] = set()
         self.capabilities: frozenset[str] = frozenset()
         """Names of the agent's optional features, once it has answered a handshake."""
+
+    def _new_channel(self, *options: tuple[str, Any]) -> grpc.aio.Channel:
+        if self._credentials is not None:
+            target = self.address.removeprefix(TLS_SCHEME)
+            return grpc.aio.secure_channel(
+                target, self._credentials, options=[*_CHANNEL_OPTIONS[1:], *TLS_OPTIONS, *options]
+            )
+        return grpc.aio.insecure_channel(self.address, options=[*_CHANNEL_OPTIONS, *options])
+
+    def _use(self, channel: grpc.aio.Channel) -> None:
+        self._channel = channel
+        self._pool = pool_pb2_grpc.PoolStub(channel)
+        self.session = session_pb2_grpc.SessionStub(channel)
+        self.environment = environment_pb2_grpc.EnvironmentStub(channel)
 
     async def __aenter__(self) -> Pool:
         return self
@@ -95,7 +107,29 @@ class Pool:
         await self.close()
 
     async def close(self) -> None:
+        for each in self._retiring:
+            each.cancel()
+        await asyncio.gather(*self._retiring, return_exceptions=True)
         await self._channel.close()
+
+    async def mend(self) -> None:
+        """Returns once the agent is connected to, at once where it is; takes as long as it takes.
+
+        The services are another channel's then: what keeps one of `channel` loses it.
+        """
+        async with self._mending:
+            if self._channel.get_state() is grpc.ChannelConnectivity.READY:
+                return
+            channel, cut = await self._mender.connect(), self._channel
+            self._use(channel)
+        # What still waits for an answer of the old one has its time to fail by itself.
+        retiring = asyncio.get_running_loop().create_task(cut.close(grace=KERNEL_DEADLINE_S))
+        self._retiring.add(retiring)
+        retiring.add_done_callback(self._retiring.discard)
+
+    def hurry(self) -> None:
+        """Has `mend` try now, not a little later."""
+        self._mender.hurry()
 
     async def handshake(self) -> pool_pb2.HandshakeResponse:
         """Compares versions.
@@ -117,7 +151,7 @@ class Pool:
 
     @property
     def channel(self) -> grpc.aio.Channel:
-        """For the services that have a module of their own."""
+        """For the services that have a module of their own. Another one after a cut."""
         return self._channel
 
     def stream_unary(self, method: str) -> Callable[..., Any]:

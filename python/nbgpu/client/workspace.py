@@ -41,9 +41,12 @@ class WorkspaceClient:
 
     def __init__(self, pool: Pool, session_id: str, workspace_id: str) -> None:
         self.pool = pool
-        self._stub = workspace_pb2_grpc.WorkspaceStub(pool.channel)
         self._session_id = session_id
         self._workspace_id = workspace_id
+
+    @property
+    def _stub(self) -> workspace_pb2_grpc.WorkspaceStub:
+        return workspace_pb2_grpc.WorkspaceStub(self.pool.channel)  # another one after a cut
 
     async def list_files(self, patterns: Sequence[str]) -> SessionListing:
         """Returns what there is; without patterns, of what was chosen last."""

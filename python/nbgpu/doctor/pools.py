@@ -12,6 +12,7 @@ from nbgpu.client.discovery import PoolAddress, default_pool_name, find_address
 from nbgpu.client.pool import Pool
 from nbgpu.client.pools import PoolsFileError, read_pools
 from nbgpu.doctor.findings import Finding, fail, ok, warn
+from nbgpu_protocol.v1 import pool_pb2
 
 ANSWER_TIMEOUT_S = 10.0
 CLOCKS_APART_S = 5.0
@@ -36,6 +37,12 @@ async def look_at_pools() -> AsyncIterator[Finding]:
         return
     for pool in configured:
         yield await look_at_pool(pool.name, PoolAddress(pool.address, pool.token, trust=pool.trust()))
+
+
+_ISOLATIONS = {
+    pool_pb2.ISOLATION_OS_USERS: "; sessions of its users run as users of the operating system of their own",
+    pool_pb2.ISOLATION_BUBBLEWRAP: "; sessions of its users run in sandboxes of bubblewrap's",
+}
 
 
 async def look_at_pool(name: str, address: PoolAddress) -> Finding:
@@ -69,4 +76,4 @@ async def _ask(name: str, pool: Pool) -> Finding:
     if answer.isolation_problem:
         hint = f"for the agent's owner: {answer.isolation_hint}"
         return warn("pool", f"{text}; {answer.isolation_problem}", hint)
-    return ok("pool", text)
+    return ok("pool", f"{text}{_ISOLATIONS.get(answer.isolation, '')}")

@@ -39,6 +39,7 @@ class Isolation(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ISOLATION_UNSPECIFIED: _ClassVar[Isolation]
     ISOLATION_NONE: _ClassVar[Isolation]
     ISOLATION_OS_USERS: _ClassVar[Isolation]
+    ISOLATION_BUBBLEWRAP: _ClassVar[Isolation]
 
 class Phase(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -93,6 +94,7 @@ CODE_REFUSED: Reason
 ISOLATION_UNSPECIFIED: Isolation
 ISOLATION_NONE: Isolation
 ISOLATION_OS_USERS: Isolation
+ISOLATION_BUBBLEWRAP: Isolation
 PHASE_UNSPECIFIED: Phase
 QUEUED: Phase
 PLACING: Phase

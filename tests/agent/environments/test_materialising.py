@@ -8,7 +8,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from nbgpu_agent.environments.pip_refusal import refuse_pip
 from nbgpu_agent.environments.plan import Action
 from nbgpu_agent.environments.progress import Progress
 from nbgpu_agent.environments.store import EnvironmentStore
-from nbgpu_agent.environments.uv import Uv
+from nbgpu_agent.environments.uv import Uv, UvResult
 from nbgpu_agent.errors import (
     BuildFailedError,
     EnvironmentImpossibleError,
@@ -80,6 +80,23 @@ def materialiser_of(tmp_path: Path, variables: dict[str, str]) -> Materialiser:
 @pytest.fixture
 def materialiser(tmp_path: Path, variables: dict[str, str]) -> Materialiser:
     return materialiser_of(tmp_path, variables)
+
+
+def _lines_of(file: str) -> list[str]:
+    return Path(file).read_text().splitlines()
+
+
+class AskedUv(Uv):
+    """Notes what it is asked to resolve."""
+
+    def __init__(self, variables: dict[str, str]) -> None:
+        super().__init__(variables)
+        self.asked: list[list[str]] = []
+
+    async def run(self, arguments: Sequence[str], **options: Any) -> UvResult:
+        if arguments[:2] == ["pip", "compile"]:
+            self.asked.append(await asyncio.to_thread(_lines_of, arguments[2]))
+        return await super().run(arguments, **options)
 
 
 def run_in(python: Path, code: str) -> str:
@@ -317,3 +334,25 @@ def test_the_pip_that_refuses_is_never_written_into_a_file_that_is_a_link(tmp_pa
     refuse_pip(tmp_path / "e")
     assert (tmp_path / "others").read_text() == "somebody else's"
     assert "in a plain cell" in (package / "__main__.py").read_text()
+
+
+@pytest.mark.asyncio
+async def test_of_what_is_added_alone_it_is_asked_whether_it_can_be_had(
+    tmp_path: Path, links: Path, variables: dict[str, str]
+) -> None:
+    uv = AskedUv(variables)
+    materialiser = Materialiser(EnvironmentStore(tmp_path / "environments"), BlobStore(tmp_path / "blobs"), uv, None)
+    had = (Distribution("demo", "1.0"), Distribution("helper", "1.0"))
+    await materialiser.materialise(snapshot_of(*had), lambda progress: None)
+    uv.asked.clear()
+    make_wheel(links, "added", "1.0")
+    environment = await materialiser.materialise(snapshot_of(*had, Distribution("added", "1.0")), lambda progress: None)
+    assert uv.asked == [["added==1.0"]]
+    assert run_in(environment.python, "import added, demo, helper") == ""
+    elsewhere, missing = Distribution("elsewhere", "1.0"), Distribution("missing", "1.0")
+    with pytest.raises(EnvironmentImpossibleError) as raised:
+        await materialiser.materialise(snapshot_of(*had, elsewhere, missing), lambda progress: None)
+    assert "2 packages" in str(raised.value)
+    assert "elsewhere 1.0: there is no wheel of it" in str(raised.value)
+    assert "missing 1.0: no index" in str(raised.value)
+    assert all(len(lines) <= 2 for lines in uv.asked)

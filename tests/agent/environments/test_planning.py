@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from nbgpu_agent.environments.plan import Action, NodeFacts, Pins, Plan, Python, Resolution
-from nbgpu_agent.environments.planning import choose_python, known_resolution, make_pins, make_plan
+from nbgpu_agent.environments.planning import choose_python, make_pins, make_plan, split_known
 from nbgpu_agent.environments.platforms import Target, cuda_of_driver, only_elsewhere
 from nbgpu_protocol.snapshot import Distribution, Origin, Snapshot
 
@@ -140,13 +141,23 @@ def test_nothing_is_asked_where_all_is_known() -> None:
     snapshot = replace(MACOS, platform="linux", machine="x86_64", distributions=distributions)
     facts = replace(LINUX_CUDA, cached=frozenset((each.name, each.version) for each in distributions))
 
-    def known(snapshot: Snapshot, facts: NodeFacts) -> Resolution | None:
-        return known_resolution(snapshot, facts, make_pins(snapshot, facts, PYTHON, {}))
+    def known(snapshot: Snapshot, facts: NodeFacts) -> tuple[Mapping[str, str], Mapping[str, str]] | None:
+        return split_known(snapshot, facts, make_pins(snapshot, facts, PYTHON, {}))
 
-    assert known(snapshot, facts) == Resolution({each.name: f"{each.name}=={each.version}" for each in distributions})
+    pins = {each.name: f"{each.name}=={each.version}" for each in distributions}
+    assert known(snapshot, facts) == (pins, {})
     assert known(replace(snapshot, platform="darwin"), facts) is None
     assert known(replace(snapshot, machine="arm64"), facts) is None
     assert known(snapshot, replace(facts, cached=LINUX_CUDA.cached)) is None
+
+    def with_added(*added: Distribution) -> Snapshot:
+        return replace(snapshot, distributions=(*distributions, *added))
+
+    assert known(with_added(Distribution("new", "1.0")), facts) == (pins, {"new": "new==1.0"})
+    assert known(with_added(Distribution("new", "1.0"), Distribution("torch", "2.9")), facts) is None
+    assert known(with_added(Distribution("new", "1.0+local")), facts) is None
+    assert known(with_added(Distribution("new", "1.0", Origin.VCS, "git+https://x.org/a.git@abc")), facts) is None
+    assert known(with_added(*(Distribution(f"new-{number}", "1.0") for number in range(4))), facts) is None
     assert (
         known(replace(snapshot, distributions=distributions[1:]), facts) is None
     )  # which cloudpickle is for uv to say
@@ -156,7 +167,7 @@ def test_nothing_is_asked_where_all_is_known() -> None:
     assert known(with_torch, all_cached) is None  # swapped for the CUDA build
     found = known(with_torch, replace(all_cached, driver_version=None))
     assert found is not None
-    assert found.requirements["torch"] == "torch==2.13.0+cpu"
+    assert found[0]["torch"] == "torch==2.13.0+cpu"
 
 
 def test_what_the_kernel_needs_is_added() -> None:
@@ -216,8 +227,8 @@ def test_another_python_has_other_needs() -> None:
     snapshot = replace(MACOS, platform="linux", machine="x86_64", distributions=distributions, any_python=True)
     facts = replace(LINUX_CUDA, cached=frozenset((each.name, each.version) for each in distributions))
     other = Python("3.13.1", Path("/usr/bin/python3.13"))
-    assert known_resolution(snapshot, facts, make_pins(snapshot, facts, PYTHON, {})) is not None
-    assert known_resolution(snapshot, facts, make_pins(snapshot, facts, other, {})) is None
+    assert split_known(snapshot, facts, make_pins(snapshot, facts, PYTHON, {})) is not None
+    assert split_known(snapshot, facts, make_pins(snapshot, facts, other, {})) is None
 
 
 @pytest.mark.parametrize(

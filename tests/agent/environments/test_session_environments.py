@@ -37,6 +37,7 @@ class FakeSession:
     id = "s1"
     owner = ""
     os_user = None
+    confined = False
 
     def __init__(self, folder: Path) -> None:
         self.setting = KernelSetting()
