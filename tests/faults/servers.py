@@ -52,9 +52,7 @@ def served(scene: ServerScene) -> Iterator[Served]:
     with run_jupyter_server(scene.folder, scene.environ, arguments=("--allow-root",)) as server:
         asked = urllib.request.Request(
             f"{server.url}api/sessions",
-            json.dumps(
-                {"path": _NOTEBOOK, "name": _NOTEBOOK, "type": "notebook", "kernel": {"name": "python3"}}
-            ).encode(),
+            json.dumps({**_NOTEBOOK, "kernel": {"name": "python3"}}).encode(),
             {"Authorization": f"token {server.token}"},
         )
         try:
