@@ -16,6 +16,7 @@ import zmq
 from nbgpu_agent.background_tasks import BackgroundTasks
 from nbgpu_agent.errors import KernelFailedError
 from nbgpu_agent.isolation.choosing import Isolation
+from nbgpu_agent.isolation.device_cgroups import DeviceCgroups
 from nbgpu_agent.isolation.os_user import OsUser, own_folder, passable
 from nbgpu_agent.journal import DEFAULT_LIMIT_BYTES
 from nbgpu_agent.kernel_confinement import Confinement, find_confinement
@@ -30,6 +31,9 @@ from nbgpu_agent.spare_kernels import SpareKernels
 from nbgpu_agent.user_blobs import folder_of
 
 _LOG_TRIM_INTERVAL_S = 5.0
+_GROUP_LOOK_S = 0.02
+_GROUP_LOOKS = 100
+"""What was killed leaves its group a moment later; kernels that are left to the next agent stay in theirs."""
 _MAX_SOCKETS = 1 << 16
 """zmq's own 1023 are those of 170 kernels."""
 
@@ -73,6 +77,7 @@ class KernelLauncher:
         # One that runs before it is known whose it will be cannot be somebody else's any more.
         count = 0 if self.isolation.is_on else spare_kernels
         self._spares = SpareKernels(count, default_python, self._start)
+        self._device_cgroups = DeviceCgroups()
         self._kernels: dict[str, Kernel] = {}
         self._trimming = BackgroundTasks()
         self._closed = False
@@ -83,6 +88,7 @@ class KernelLauncher:
 
     async def start_spares(self) -> None:
         """Starts the spare kernels in the background."""
+        self._device_cgroups.remove_leftovers()
         self._spares.replenish()
 
     async def close(self) -> None:
@@ -91,6 +97,10 @@ class KernelLauncher:
         await self._spares.close()
         await self._trimming.cancel()
         await asyncio.gather(*(kernel.end() for kernel in list(self._kernels.values())))
+        for _ in range(_GROUP_LOOKS):
+            if self._device_cgroups.tidy():
+                break
+            await asyncio.sleep(_GROUP_LOOK_S)
         self._common.context.destroy(linger=0)
         with contextlib.suppress(OSError):
             self._folder.rmdir()
@@ -130,7 +140,7 @@ class KernelLauncher:
         confinement = find_confinement(
             self.isolation, owner, working_folder, accelerators, ends_with_agent=not self._kernels_outlive_agent
         )
-        kernel = await self._start(python, os_user, confinement)
+        kernel = await self._start(python, os_user, confinement, accelerators)
         await self._assign(kernel, variables, working_folder, blobs_folder)
         self._spares.replenish(python)
         return kernel
@@ -187,6 +197,7 @@ class KernelLauncher:
     def _forget(self, kernel: Kernel) -> None:
         self._kernels.pop(kernel.id, None)
         self._spares.forget(kernel)
+        self._device_cgroups.leave(kernel.id)
 
     async def _assign(
         self, kernel: Kernel, variables: Mapping[str, str], working_folder: Path, blobs_folder: Path | None
@@ -198,7 +209,11 @@ class KernelLauncher:
             raise
 
     async def _start(
-        self, python: str, os_user: OsUser | None = None, confinement: Confinement | None = None
+        self,
+        python: str,
+        os_user: OsUser | None = None,
+        confinement: Confinement | None = None,
+        accelerators: Sequence[Accelerator] = (),
     ) -> Kernel:
         if self._closed:
             raise KernelFailedError("the agent is ending and starts no kernels")
@@ -209,18 +224,23 @@ class KernelLauncher:
         kernel_id = secrets.token_hex(8)
         named = confinement.user if confinement is not None else os_user
         variables = base_variables(os.environ, self._environment_variables, Path(python), named)
+        devices = (
+            self._device_cgroups.entered(kernel_id, accelerators) if os_user is not None else contextlib.nullcontext()
+        )
         try:
-            kernel = Kernel(
-                kernel_id,
-                self._folder / kernel_id,
-                python,
-                variables,
-                self._common,
-                on_left=self._forget,
-                os_user=os_user,
-                confinement=confinement,
-            )
+            with devices:
+                kernel = Kernel(
+                    kernel_id,
+                    self._folder / kernel_id,
+                    python,
+                    variables,
+                    self._common,
+                    on_left=self._forget,
+                    os_user=os_user,
+                    confinement=confinement,
+                )
         except OSError as error:
+            self._device_cgroups.leave(kernel_id)
             shutil.rmtree(self._folder / kernel_id, ignore_errors=True)
             raise KernelFailedError(
                 f"the interpreter {python} cannot be run{_as_whom(os_user)}: {error.strerror or error}",

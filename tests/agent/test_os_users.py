@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import runpy
 import stat
 import sys
@@ -32,6 +33,7 @@ from isolated_agents import (
 from nbgpu import errors
 from nbgpu.client.environments import Content, missing, send_missing, update_session
 from nbgpu.client.workspace import WorkspaceClient
+from nbgpu_agent.isolation.device_cgroups import PREFIX, DeviceCgroups
 from nbgpu_protocol.snapshot import Distribution, LocalFile, Snapshot, digest_of_bytes
 from nbgpu_protocol.v1 import pool_pb2, workspace_pb2
 from reachable_python import reachable_python
@@ -94,6 +96,36 @@ async def test_a_session_cannot_have_the_agent_read_what_is_not_its_own(agent: I
             await anext(aiter(ada.direct.get_blob(digest)))
         for path, is_hers in ((secret, False), (folder / "notes.txt", True)):
             assert (SECRET in await stacks_while_written(ada, path, int(own["pid"]))) is is_hers
+
+
+OPENS = """
+facts["cgroups"] = open("/proc/self/cgroup").read()
+facts["reached"] = {}
+for path in devices:
+    try:
+        os.close(os.open(path, os.O_RDONLY))
+        facts["reached"][path] = True
+    except PermissionError:
+        facts["reached"][path] = False
+"""
+
+
+async def test_a_session_reaches_no_gpu_that_it_does_not_hold(agent: Isolating) -> None:
+    if not DeviceCgroups().is_there:
+        pytest.skip("Linux has no devices controller of cgroup v1 here")
+    held = f"/dev/nvidia{os.getpid()}"  # another's, as no GPU has this number
+    os.mknod(held, stat.S_IFCHR | 0o666, os.makedev(1, 7))
+    try:
+        os.chmod(held, 0o666)
+        async with notebook(agent, "bob") as bob:
+            devices = [held, "/dev/null"]
+            found = await facts(bob, f"devices = {devices!r}{OPENS}")
+            assert found["reached"] == {held: False, "/dev/null": True}
+        assert os.close(os.open(held, os.O_RDONLY)) is None
+    finally:
+        os.unlink(held)
+    (group,) = re.findall(rf":devices:(/.*{PREFIX}.*)", found["cgroups"])
+    until(lambda: not os.path.exists(f"/sys/fs/cgroup/devices{group}"))
 
 
 CHANGES = """

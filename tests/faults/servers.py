@@ -141,6 +141,7 @@ def run_killed_server(scene: ServerScene, moments: random.Random) -> Outcome:
     """Kills the Jupyter server at a moment of the cell, and has the next one's kernel attach; returns what came."""
     number = next(scene.numbers)
     with served(scene) as each:
+        each.notebook.run("%gpu attach")  # what an earlier run left untold is told here, and not above the cell
         cell = each.notebook.start(code_of(number))
         after = moments.randrange(len(STDOUT) * 9 // 10)
         is_over = each.notebook.listen(cell, lambda cell: len(cell.text()) >= after)
