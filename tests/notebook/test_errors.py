@@ -151,4 +151,8 @@ OF_STATUS: dict[grpc.StatusCode, type[errors.Error]] = {
 def test_a_status_without_an_agents_reason_is_told_by_itself(status: grpc.StatusCode) -> None:
     error = errors.from_rpc_error(rpc_error(status))
     assert type(error) is OF_STATUS.get(status, errors.AgentFaultError)
-    assert error.message() == "the agent does not answer: connection refused"
+    if status is grpc.StatusCode.UNIMPLEMENTED:
+        assert error.message() == "the agent's nbgpu is older than this one, and does not know this"
+        assert error.hint == errors.UPGRADE_THERE
+    else:
+        assert error.message() == "the agent does not answer: connection refused"

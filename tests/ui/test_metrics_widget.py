@@ -9,7 +9,7 @@ from agent_lab import run_lab_with_agent
 
 pytestmark = pytest.mark.usefixtures("console_errors")
 
-BUSY = "import time\ndeadline = time.monotonic() + 4\nwhile time.monotonic() < deadline: pass"
+BUSY_UNTIL = "import os\nwhile not os.path.exists({path!r}): pass"
 
 
 @pytest.fixture(scope="module")
@@ -18,15 +18,23 @@ def requested():
 
 
 @pytest.fixture(scope="module")
-def lab(module_page, tmp_path_factory, requested):
+def seen(tmp_path_factory):
+    """A file, until which the busy cell is busy."""
+    return tmp_path_factory.mktemp("seen") / "seen"
+
+
+@pytest.fixture(scope="module")
+def lab(module_page, tmp_path_factory, requested, seen):
     module_page.on("request", lambda request: requested.append(request.url))
     with run_lab_with_agent(module_page, tmp_path_factory.mktemp("lab"), {"NBGPU_SIMULATE": "H100x8"}) as lab:
-        lab.write_notebook("charts.ipynb", "%load_ext nbgpu", "import nbgpu\nnbgpu.metrics()", BUSY)
+        lab.write_notebook(
+            "charts.ipynb", "%load_ext nbgpu", "import nbgpu\nnbgpu.metrics()", BUSY_UNTIL.format(path=str(seen))
+        )
         lab.run_cell(0)
         yield lab
 
 
-def test_charts_move_while_the_kernel_computes(lab, screenshots, requested):
+def test_charts_move_while_the_kernel_computes(lab, screenshots, requested, seen):
     lab.run_cell(1)
     rows = lab.output(1).locator(".nbgpu-row")
     expect(rows).to_have_count(8)
@@ -40,6 +48,7 @@ def test_charts_move_while_the_kernel_computes(lab, screenshots, requested):
     expect(lab.cell(2).locator(".jp-InputPrompt")).to_have_text("[*]:")
     expect(line).not_to_have_attribute("d", before)
     expect(lab.cell(2).locator(".jp-InputPrompt")).to_have_text("[*]:")  # still
+    seen.touch()
     lab.wait_until_run()
 
     lab.output(1).screenshot(path=screenshots / "metrics-widget.png")
