@@ -266,3 +266,5 @@ def translated() -> Iterator[None]:
         yield
     except grpc.RpcError as error:
         raise from_rpc_error(error) from error
+    except grpc.aio.UsageError as error:  # the connection was closed here, as another has taken its place
+        raise AgentUnreachableError("the connection to the agent is closed") from error

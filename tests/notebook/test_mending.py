@@ -104,3 +104,13 @@ async def test_who_gives_up_leaves_no_connection() -> None:
             await connecting
         link.resume()
         await until(lambda: not link.connections)
+
+
+async def test_a_pool_that_is_closed_says_so_as_one_that_is_not_reached() -> None:
+    async with server() as port:
+        pool = Pool(f"127.0.0.1:{port}", "token")
+        await pool.list_offers()
+        await pool.close()
+        for call in (pool.list_offers, pool.list_sessions, pool.handshake):
+            with pytest.raises(errors.AgentUnreachableError, match="the connection to the agent is closed"):
+                await call()

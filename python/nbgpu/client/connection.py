@@ -196,6 +196,8 @@ class SessionConnection:
                 failure: errors.Error = errors.AgentUnreachableError("the agent ended the session's stream")
             except grpc.RpcError as error:
                 failure = errors.from_rpc_error(error)
+            except grpc.aio.UsageError:  # the pool was closed
+                failure = errors.AgentUnreachableError("the connection to the agent is closed")
             except errors.SessionClosedError as error:
                 self._end(error)
                 return
