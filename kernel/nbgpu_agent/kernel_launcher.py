@@ -87,7 +87,7 @@ class KernelLauncher:
         return len(self._spares)
 
     async def start_spares(self) -> None:
-        """Starts the spare kernels in the background."""
+        """Removes what earlier agents left of groups, and starts the spare kernels in the background."""
         self._device_cgroups.remove_leftovers()
         self._spares.replenish()
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from notebook_kernel import Cell, NotebookKernel, notebook_kernel
+from notebook_kernel import NotebookKernel, notebook_kernel, run
 
 SHARES = "optimiser.param_groups[0]['params'][0] is model.weight"
 
@@ -31,12 +30,6 @@ def session(notebook: NotebookKernel) -> Iterator[None]:
     run(notebook, "%gpu attach --new H100")
     yield
     run(notebook, "%gpu close")
-
-
-def run(notebook: NotebookKernel, code: str) -> Cell:
-    cell = notebook.run(textwrap.dedent(code).strip())
-    assert not cell.errors, "\n".join(cell.errors[0]["traceback"])
-    return cell
 
 
 def value(notebook: NotebookKernel, expression: str) -> str | None:

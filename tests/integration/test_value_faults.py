@@ -4,26 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from nbgpu_protocol.discovery import read_record
-from notebook_kernel import Cell, NotebookKernel, notebook_kernel, without_colours
-
-
-@pytest.fixture(scope="module")
-def notebook(own_folders: Path) -> Iterator[NotebookKernel]:
-    work = own_folders / "work"
-    work.mkdir()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("NBGPU_SIMULATE", "H100x2")
-        patch.chdir(work)
-        with notebook_kernel(own_folders) as kernel:
-            assert not kernel.run("%load_ext nbgpu").errors
-            yield kernel
+from notebook_kernel import NotebookKernel, failure, run, value
 
 
 @pytest.fixture(autouse=True)
@@ -34,24 +21,6 @@ def attached(notebook: NotebookKernel) -> Iterator[None]:
     yield
     run(notebook, "%gpu attach H100")
     run(notebook, "%gpu restart")
-
-
-def run(notebook: NotebookKernel, code: str) -> Cell:
-    """Executes a cell that is to succeed."""
-    cell = notebook.run(textwrap.dedent(code).strip())
-    assert not cell.errors, "\n".join(cell.errors[0]["traceback"])
-    return cell
-
-
-def value(notebook: NotebookKernel, expression: str) -> str | None:
-    return run(notebook, expression).result
-
-
-def failure(notebook: NotebookKernel, code: str) -> str:
-    """Executes a cell that is to fail; returns what the person reads."""
-    cell = notebook.run(textwrap.dedent(code).strip())
-    assert cell.errors, cell.messages
-    return without_colours("\n".join(cell.errors[0]["traceback"]))
 
 
 def assert_nothing_ran(notebook: NotebookKernel) -> None:
